@@ -1,0 +1,142 @@
+"""Digests of code and of files: what Snakemake can't see, made visible to it.
+
+Snakemake tracks a rule's script but not the modules that the script imports, and
+a file by its time rather than its content once it is larger than a megabyte. These
+digests enter the rules as parameters, so that a change of content, and nothing
+else, makes a rule run again.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+_BLOCK = 1 << 20
+_SHORT = 16  # hex digits: 64 bits tell any number of files apart that a study could have
+
+
+@cache
+def _digest_at(path: str, size: int, modified: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's content, in hex."""
+    state = os.stat(path)
+    return _digest_at(os.fspath(path), state.st_size, state.st_mtime_ns)
+
+
+def text_digest(parts: Iterable[str]) -> str:
+    """Return a short digest of some texts, in their order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()[:_SHORT]
+
+
+# -------------------------------------------------------------------------- code
+
+
+@cache
+def code_digest(*modules: str) -> str:
+    """Return a digest of modules and of all that they import from the same place.
+
+    The same place is the top-level package (``convatlas``), or for a module given
+    as the path of a Python file, that file's folder. Only what can change what the
+    code does counts: not comments, docstrings, or layout.
+    """
+    found: dict[str, Path] = {}
+    for module in modules:
+        if module.endswith(".py"):
+            path = Path(module)
+            _collect(path.stem, _folder_finder(path.parent), found)
+        else:
+            _collect(module, _package_finder(module.partition(".")[0]), found)
+    return text_digest(part for name in sorted(found) for part in (name, _meaning(found[name])))
+
+
+def modules_of(*modules: str) -> list[str]:
+    """Return the names of the modules that `code_digest` covers, sorted."""
+    found: dict[str, Path] = {}
+    for module in modules:
+        _collect(module, _package_finder(module.partition(".")[0]), found)
+    return sorted(found)
+
+
+def _package_finder(package: str):  # type: ignore[no-untyped-def]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"no package {package!r}")
+    root = Path(spec.submodule_search_locations[0])
+
+    def find(name: str) -> Path | None:
+        head, *rest = name.split(".")
+        if head != package:
+            return None
+        path = root.joinpath(*rest)
+        if (path / "__init__.py").is_file():
+            return path / "__init__.py"
+        path = path.with_suffix(".py") if rest else path
+        return path if path.is_file() else None
+
+    return find
+
+
+def _folder_finder(folder: Path):  # type: ignore[no-untyped-def]
+    def find(name: str) -> Path | None:
+        path = folder.joinpath(*name.split("."))
+        for candidate in (path / "__init__.py", path.with_suffix(".py")):
+            if candidate.is_file():
+                return candidate
+        return None
+
+    return find
+
+
+def _collect(name: str, find, found: dict[str, Path]) -> None:  # type: ignore[no-untyped-def]
+    path = find(name)
+    if path is None or name in found:
+        return
+    found[name] = path
+    parts = name.split(".")
+    for i in range(1, len(parts)):  # importing a.b.c runs a and a.b first
+        _collect(".".join(parts[:i]), find, found)
+    for imported in _imports(path, name):
+        _collect(imported, find, found)
+
+
+def _imports(path: Path, name: str) -> Iterator[str]:
+    """Yield the dotted names that a module may import, relative ones made absolute."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            yield source
+            yield from (f"{source}.{alias.name}" if source else alias.name for alias in node.names)
+
+
+def _meaning(path: Path) -> str:
+    """Return a module's syntax tree without docstrings, as text."""
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:]
+    return ast.dump(tree)

@@ -1,0 +1,660 @@
+"""The HDF5 layout of every artifact, known to this module alone.
+
+An artifact is a frozen dataclass whose fields say on which axes they lie; `write`
+and `read` do the rest. Axes carry dimension scales (as netCDF-4 has them), so that
+xarray opens each file. Images and activations, which may be larger than memory,
+have writers and readers of their own that go through them in blocks of rows.
+
+Every file's attributes say what it was made from: ``convatlas_version``, ``code``
+(the digest of the modules that made it), ``parameters`` and ``inputs`` (JSON), and
+``digest``, which identifies all of these together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, TypeVar
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from convatlas import __version__
+from convatlas.digest import file_digest
+from convatlas.errors import StoreError
+from convatlas.files import replacing
+
+Array = NDArray[Any]
+A = TypeVar("A")
+
+_SCALE_ONLY = "This is a netCDF dimension but not a netCDF variable. {:10d}"
+_COMPRESS_FROM = 1 << 16  # bytes; below, chunking costs more than compression saves
+
+
+# ------------------------------------------------------------------- provenance
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an artifact was made from.
+
+    `code` is the digest of the code, `parameters` a JSON-like mapping, and `inputs`
+    maps the name of each input artifact to its digest.
+    """
+
+    code: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any], inputs: Mapping[str, Any]) -> Recipe:
+        """Make a recipe from a job's parameters (with `code` among them) and input paths."""
+        rest = {k: v for k, v in parameters.items() if k != "code"}
+        digests: dict[str, str] = {}
+        for name, paths in inputs.items():
+            if isinstance(paths, str | os.PathLike):
+                digests[name] = artifact_digest(paths)
+            else:
+                joined = "\n".join(artifact_digest(p) for p in paths)
+                digests[name] = hashlib.sha256(joined.encode()).hexdigest()
+        return cls(str(parameters.get("code", "")), rest, digests)
+
+    def attributes(self) -> dict[str, str]:
+        """Return the attributes that an artifact carries."""
+        plain = {
+            "convatlas_version": __version__,
+            "code": self.code,
+            "parameters": json.dumps(self.parameters, sort_keys=True, default=str),
+            "inputs": json.dumps(dict(self.inputs), sort_keys=True),
+        }
+        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+        return plain | {"digest": digest}
+
+
+def artifact_digest(path: str | os.PathLike[str]) -> str:
+    """Return the digest an HDF5 artifact carries, or that of another file's content."""
+    if Path(path).suffix == ".h5":
+        with reading(path) as file:
+            if "digest" in file.attrs:
+                return str(file.attrs["digest"])
+    return file_digest(path)
+
+
+# ---------------------------------------------------------------- files and axes
+
+
+@contextmanager
+def creating(path: str | os.PathLike[str], recipe: Recipe) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file that appears at `path` only when whole."""
+    with replacing(path) as temporary:
+        with h5py.File(temporary, "w", libver=("earliest", "v110"), locking="best-effort") as file:
+            for name, value in recipe.attributes().items():
+                file.attrs[name] = value
+            yield file
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """Yield an HDF5 file for reading.
+
+    Raises
+    ------
+    StoreError
+        if it doesn't exist, is truncated, or isn't HDF5.
+    """
+    if not Path(path).is_file():
+        raise StoreError(f"{path} doesn't exist. Run the workflow again to make it.")
+    try:
+        file = h5py.File(path, "r", locking="best-effort")
+    except OSError as error:
+        raise StoreError(
+            f"{path} is not a whole HDF5 file ({error}). Delete it and run the workflow again."
+        ) from error
+    with file:
+        try:
+            yield file
+        except KeyError as error:
+            raise StoreError(
+                f"{path} lacks a part that it should have ({error}). "
+                "Delete it and run the workflow again."
+            ) from error
+
+
+def _scale(group: h5py.Group, name: str, length: int) -> h5py.Dataset:
+    """Return the dimension scale `name` of a group, made if it isn't there."""
+    if name not in group:
+        scale = group.create_dataset(name, data=np.zeros(length, dtype="u1"))
+        scale.make_scale(_SCALE_ONLY.format(length))
+    elif not group[name].is_scale:
+        group[name].make_scale(name)
+    return group[name]
+
+
+def _attach(group: h5py.Group, dataset: h5py.Dataset, axes: Sequence[str]) -> None:
+    for i, axis in enumerate(axes):
+        scale = _scale(group, axis, dataset.shape[i])
+        if scale != dataset:
+            dataset.dims[i].label = axis
+            dataset.dims[i].attach_scale(scale)
+
+
+def _add(group: h5py.Group, name: str, value: Any, compress: bool = True) -> h5py.Dataset:
+    data = np.asarray(value)
+    if data.dtype.kind in "UO":
+        return group.create_dataset(name, data=data.astype(object), dtype=h5py.string_dtype())
+    if data.dtype == np.bool_:
+        data = data.astype("u1")
+    if compress and data.nbytes >= _COMPRESS_FROM:
+        return group.create_dataset(name, data=data, compression=4, shuffle=True)
+    return group.create_dataset(name, data=data)
+
+
+# ----------------------------------------------------------- artifacts, declared
+
+
+def on(*axes: str, optional: bool = False) -> Any:
+    """Declare an array field that lies on `axes`."""
+    if optional:
+        return field(default=None, metadata={"axes": axes})
+    return field(metadata={"axes": axes})
+
+
+def _is_array(item: Field[Any]) -> bool:
+    return "axes" in item.metadata
+
+
+def write(path: str | os.PathLike[str], artifact: Any, recipe: Recipe) -> None:
+    """Write an artifact: its array fields as datasets, the others as attributes."""
+    with creating(path, recipe) as file:
+        _write_into(file, artifact)
+
+
+def _write_into(group: h5py.Group, artifact: Any) -> None:
+    arrays = [f for f in fields(artifact) if _is_array(f) and getattr(artifact, f.name) is not None]
+    for item in arrays:
+        _add(group, item.name, getattr(artifact, item.name))
+    for item in arrays:
+        _attach(group, group[item.name], item.metadata["axes"])
+    for item in fields(artifact):
+        value = getattr(artifact, item.name)
+        if not _is_array(item) and value is not None:
+            group.attrs[item.name] = value
+
+
+def read(kind: type[A], path: str | os.PathLike[str]) -> A:
+    """Read an artifact of a kind that `write` wrote."""
+    with reading(path) as file:
+        return _read_from(kind, file)
+
+
+def _read_from(kind: type[A], group: h5py.Group) -> A:
+    values: dict[str, Any] = {}
+    for item in fields(kind):  # type: ignore[arg-type]
+        if _is_array(item):
+            if item.name in group:
+                values[item.name] = _load(group[item.name])
+        elif item.name in group.attrs:
+            value = group.attrs[item.name]
+            values[item.name] = value.item() if isinstance(value, np.generic) else value
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise StoreError(
+            f"{group.file.filename} is not a {kind.__name__} artifact ({error}). "
+            "Delete it and run the workflow again."
+        ) from error
+
+
+def _load(dataset: h5py.Dataset) -> Array:
+    if h5py.check_string_dtype(dataset.dtype):
+        return np.asarray(dataset.asstr()[()], dtype=object)
+    return np.asarray(dataset[()])
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One image that is shown by itself."""
+
+    image: Array = on("row", "column", "channel")  # (H,W,3) uint8
+    index: int  # row in images.h5
+    label: int  # the network's output index, or -1
+    name: str
+    mask: Array | None = on("row", "column", optional=True)  # (H,W) uint8, 1 on the object
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The images that excite each unit of a layer most, strongest first.
+
+    Ties go to the lower image index. An image counts once, at its strongest place.
+    """
+
+    unit: Array = on("unit")  # (U,) int
+    value: Array = on("unit", "rank")  # (U,k) float32, descending; -inf where there is no image
+    image: Array = on("unit", "rank")  # (U,k) int, row in images.h5, -1 where there is none
+    location: Array = on("unit", "rank", "yx")  # (U,k,2) int, row and column in the feature map
+    box: Array = on("unit", "rank", "edge")  # (U,k,4) int: top, left, bottom, right in pixels
+    outside: Array = on("unit", "rank")  # (U,k) float32, share of the box that is padding
+    dead: Array = on("unit")  # (U,) 1 where the unit answers every image alike
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Deconvnet projections of the strongest patches of some units.
+
+    A projection is the signed signal in the network's (normalised) input space,
+    seeded with the activation's value as in Zeiler & Fergus (2014), and cropped to
+    the patch's box.
+    """
+
+    unit: Array = on("unit")  # (M,) int
+    projection: Array = on("unit", "rank", "channel", "row", "column")  # (M,k,3,h,w) float32
+    value: Array = on("unit", "rank")  # (M,k) float32, the activation found on the way
+    image: Array = on("unit", "rank")  # (M,k) int
+    box: Array = on("unit", "rank", "edge")  # (M,k,4) int
+    layer: str = ""
+    rule: str = "deconvnet"
+    seed: str = "activation"
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest images of each image by code, itself excluded, nearest first."""
+
+    code: Array = on("index", "component")  # (N,D) float32, principal components of the codes
+    neighbour: Array = on("index", "rank")  # (N,K) int
+    distance: Array = on("index", "rank")  # (N,K) float32, Euclidean
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A two-dimensional map of the images."""
+
+    position: Array = on("index", "xy")  # (N,2) float32
+    layer: str = ""
+    kl_divergence: float = 0.0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Images laid out without overlap so that near cells hold near codes."""
+
+    image: Array = on("row", "column")  # (R,C) int, -1 for an empty cell
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    """What the network says while an occluder slides over an image."""
+
+    row: Array = on("row")  # (R,) int, top of the occluder in pixels
+    column: Array = on("column")  # (C,) int, left of the occluder in pixels
+    probability: Array = on("row", "column", "class")  # (R,C,K) float32
+    map_sum: Array = on("row", "column")  # (R,C) float32, sum over space of `unit`'s map
+    clean_probability: Array = on("class")  # (K,) float32, of the image as it is
+    clean_map_sum: float
+    size: Any  # height and width of the occluder in pixels
+    stride: Any  # vertical and horizontal step in pixels
+    fill: Any  # red, green and blue in 0..255
+    layer: str  # whose feature map `map_sum` sums
+    unit: int  # strongest unit of that layer on the image as it is
+    value: float  # its activation there
+    location: Any  # row and column of that activation
+    label: int = -1
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """Projections of one unit's strongest answers: first to the exhibit, then to others."""
+
+    image: Array = on("rank")  # (K,) int, row in images.h5
+    value: Array = on("rank")  # (K,) float32
+    box: Array = on("rank", "edge")  # (K,4) int
+    patch: Array = on("rank", "row", "column", "channel")  # (K,h,w,3) uint8, grey outside the image
+    projection: Array = on("rank", "channel", "row", "column")  # (K,3,h,w) float32
+    layer: str = ""
+    unit: int = -1
+
+
+# ------------------------------------------------------------------------ images
+
+
+class ImageWriter:
+    """Write images one by one into an `images.h5`, as a context manager.
+
+    Parameters
+    ----------
+    path : where the file appears once the block ends well.
+    recipe : what it is made from.
+    size : height and width of every image.
+    """
+
+    _BLOCK = 256
+
+    def __init__(
+        self, path: str | os.PathLike[str], recipe: Recipe, size: tuple[int, int]
+    ) -> None:
+        self._creating = creating(path, recipe)
+        self._size = size
+        self._rows: list[dict[str, Any]] = []
+        self._attributes: list[str] | None = None
+        self._sum = np.zeros(3, dtype=np.int64)  # exact, so the mean doesn't depend on blocks
+        self._square = np.zeros(3, dtype=np.int64)
+        self.count = 0
+
+    def __enter__(self) -> ImageWriter:
+        self._file = self._creating.__enter__()
+        return self
+
+    def append(
+        self,
+        image: Array,
+        label: int,
+        name: str,
+        attributes: Mapping[str, Any] | None = None,
+        mask: Array | None = None,
+    ) -> None:
+        """Add one image.
+
+        `image` is (H,W,3) uint8 RGB, `mask` (H,W) with 1 on the object. `attributes`
+        are numbers, texts or fixed-size arrays; every image has the same ones.
+        """
+        if image.shape != (*self._size, 3) or image.dtype != np.uint8:
+            raise ValueError(f"an image of {image.shape} {image.dtype} among {self._size} uint8")
+        names = sorted(attributes or {})
+        if self._attributes is None:
+            self._attributes = names
+        elif self._attributes != names:
+            raise ValueError(f"attributes {names} after {self._attributes}")
+        row = {f"attributes/{k}": v for k, v in (attributes or {}).items()}
+        row |= {"image": image, "label": label, "name": name}
+        if mask is not None:
+            row["mask"] = mask.astype("u1")
+        self._rows.append(row)
+        if len(self._rows) == self._BLOCK:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        count = len(self._rows)
+        for key in sorted(self._rows[0]):
+            block = np.stack([np.asarray(row[key]) for row in self._rows])
+            if block.dtype.kind in "UO":
+                block = block.astype(object)
+            if key == "label":
+                block = block.astype(np.int64)
+            if key not in self._file:
+                dtype = h5py.string_dtype() if block.dtype == object else block.dtype
+                rows = 1 if key in ("image", "mask") else 1024
+                self._file.create_dataset(
+                    key,
+                    shape=(0, *block.shape[1:]),
+                    maxshape=(None, *block.shape[1:]),
+                    chunks=(rows, *block.shape[1:]),
+                    dtype=dtype,
+                    compression=4 if key == "mask" else None,
+                )
+            dataset = self._file[key]
+            dataset.resize(self.count + count, axis=0)
+            dataset[self.count :] = block
+        pixels = np.stack([row["image"] for row in self._rows]).reshape(-1, 3).astype(np.int64)
+        self._sum += pixels.sum(0)
+        self._square += (pixels**2).sum(0)
+        self.count += count
+        self._rows.clear()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            try:
+                self._finish()
+            except BaseException as failure:
+                self._creating.__exit__(type(failure), failure, failure.__traceback__)
+                raise
+        self._creating.__exit__(kind, error, traceback)
+
+    def _finish(self) -> None:
+        self._flush()
+        if self.count == 0:
+            raise StoreError("a data set without a single image; see the log for what was skipped.")
+        pixels = self.count * self._size[0] * self._size[1]
+        mean = self._sum / pixels
+        self._file.attrs["mean"] = mean
+        self._file.attrs["std"] = np.sqrt(np.maximum(self._square / pixels - mean**2, 0))
+        _attach(self._file, self._file["image"], ("index", "row", "column", "channel"))
+        if "mask" in self._file:
+            _attach(self._file, self._file["mask"], ("index", "row", "column"))
+        for key in ("label", "name"):
+            _attach(self._file, self._file[key], ("index",))
+        for dataset in self._file.get("attributes", {}).values():
+            dataset.dims[0].label = "index"
+            dataset.dims[0].attach_scale(self._file["index"])
+
+
+class Images:
+    """The images of a data set, read in blocks; a context manager.
+
+    Attributes
+    ----------
+    size : height and width.
+    mean, std : (3,) float64, over all pixels of all images, in 0..255.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._reading = reading(path)
+
+    def __enter__(self) -> Images:
+        self._file = self._reading.__enter__()
+        self._image = self._file["image"]
+        self.size: tuple[int, int] = self._image.shape[1:3]
+        self.mean: Array = self._file.attrs["mean"]
+        self.std: Array = self._file.attrs["std"]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._reading.__exit__(*error)
+
+    def __len__(self) -> int:
+        return int(self._image.shape[0])
+
+    def block(self, start: int, stop: int) -> Array:
+        """Return images `start` to `stop`, (n,H,W,3) uint8."""
+        return np.asarray(self._image[start:stop])
+
+    def rows(self, indices: Sequence[int] | Array) -> Array:
+        """Return the images at `indices`, in their order and repeated as they are."""
+        wanted = np.asarray(indices, dtype=np.int64)
+        unique, back = np.unique(wanted, return_inverse=True)
+        return np.asarray(self._image[unique])[back] if len(unique) else self.block(0, 0)
+
+    def labels(self) -> Array:
+        """Return the label of every image, (N,) int, -1 where there is none."""
+        return np.asarray(self._file["label"][()])
+
+    def names(self) -> list[str]:
+        """Return the name of every image."""
+        return [str(name) for name in self._file["name"].asstr()[()]]
+
+    def mask(self, index: int) -> Array | None:
+        """Return the mask of an image, (H,W) uint8, or None where it isn't known."""
+        return np.asarray(self._file["mask"][index]) if "mask" in self._file else None
+
+    def attributes(self) -> dict[str, Array]:
+        """Return every attribute, each (N,...)."""
+        return {k: _load(v) for k, v in self._file.get("attributes", {}).items()}
+
+
+# ------------------------------------------------------------------- activations
+
+
+class ActivationWriter:
+    """Write per-unit summaries of consecutive images, as a context manager.
+
+    Parameters
+    ----------
+    units : layer name -> number of units.
+    start, stop : the images that this file holds.
+    output : name of the layer that holds the network's outputs.
+    """
+
+    SUMMARIES: ClassVar[dict[str, tuple[str, tuple[int, ...]]]] = {
+        "max": ("f4", ()),
+        "argmax": ("i2", (2,)),
+        "mean": ("f4", ()),
+    }
+    AXES = ("index", "unit", "yx")
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        recipe: Recipe,
+        units: Mapping[str, int],
+        start: int,
+        stop: int,
+        output: str,
+    ) -> None:
+        self._creating = creating(path, recipe)
+        self._units = dict(units)
+        self._start, self._stop = start, stop
+        self._output = output
+
+    def __enter__(self) -> ActivationWriter:
+        self._file = self._creating.__enter__()
+        self._file.attrs["start"] = self._start
+        self._file.attrs["output"] = self._output
+        for layer, count in self._units.items():
+            group = self._file.create_group(layer, track_order=True)
+            for name, (dtype, tail) in self.SUMMARIES.items():
+                shape = (self._stop - self._start, count, *tail)
+                group.create_dataset(name, shape=shape, dtype=dtype)
+            for name in self.SUMMARIES:
+                _attach(group, group[name], self.AXES[: group[name].ndim])
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._creating.__exit__(*error)
+
+    def write(self, layer: str, start: int, summaries: Mapping[str, Array]) -> None:
+        """Write the summaries of one layer for the images from `start` on."""
+        for name, value in summaries.items():
+            first = start - self._start
+            self._file[layer][name][first : first + len(value)] = value
+
+
+def gather_activations(
+    shards: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str], recipe: Recipe
+) -> None:
+    """Join shards into one file of virtual datasets; nothing is copied.
+
+    The shards are found relative to `path`, so the folder can move as a whole.
+    """
+    folder = Path(path).parent
+    with creating(path, recipe) as file:
+        opened: list[tuple[str, dict[str, dict[str, tuple[int, ...]]]]] = []
+        for shard in shards:
+            with reading(shard) as part:
+                shapes = {g: {n: part[g][n].shape for n in ActivationWriter.SUMMARIES} for g in part}
+                file.attrs["output"] = part.attrs["output"]
+            opened.append((os.path.relpath(shard, folder), shapes))
+        for layer in opened[0][1]:
+            group = file.create_group(layer, track_order=True)
+            for name, (dtype, tail) in ActivationWriter.SUMMARIES.items():
+                lengths = [shapes[layer][name][0] for _, shapes in opened]
+                units = opened[0][1][layer][name][1]
+                layout = h5py.VirtualLayout((sum(lengths), units, *tail), dtype=dtype)
+                first = 0
+                for (source, shapes), length in zip(opened, lengths, strict=True):
+                    if length:
+                        shape = shapes[layer][name]
+                        layout[first : first + length] = h5py.VirtualSource(
+                            source, f"{layer}/{name}", shape=shape, dtype=dtype
+                        )
+                    first += length
+                group.create_virtual_dataset(name, layout)
+            for name in ActivationWriter.SUMMARIES:
+                _attach(group, group[name], ActivationWriter.AXES[: group[name].ndim])
+
+
+class Activations:
+    """The per-unit summaries of every image, read in blocks; a context manager."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+        self._reading = reading(path)
+
+    def __enter__(self) -> Activations:
+        self._file = self._reading.__enter__()
+        self.output = str(self._file.attrs["output"])
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._reading.__exit__(*error)
+
+    def shape(self, layer: str) -> tuple[int, int]:
+        """Return the number of images and of units of a layer."""
+        images, units = self._file[layer]["max"].shape
+        return int(images), int(units)
+
+    def blocks(
+        self, layer: str, names: Sequence[str], byte_limit: int = 1 << 26
+    ) -> Iterator[tuple[int, dict[str, Array]]]:
+        """Go through a layer in blocks of rows of at most about `byte_limit` bytes.
+
+        Yields the first row's image index and, for each of the summaries `names`,
+        the block's values.
+        """
+        datasets = {name: self._file[layer][name] for name in names}
+        images, units = self.shape(layer)
+        row = sum(int(np.prod(d.shape[1:])) * d.dtype.itemsize for d in datasets.values())
+        step = max(1, byte_limit // max(1, row))
+        for start in range(0, images, step):
+            block = {n: np.asarray(d[start : start + step]) for n, d in datasets.items()}
+            yield start, block
+
+
+# -------------------------------------------------------------------------- maps
+
+
+@dataclass(frozen=True)
+class FeatureMaps:
+    """The feature maps of one layer for one image."""
+
+    map: Array = on("unit", "row", "column")  # (U,H,W) float32
+
+
+class MapWriter:
+    """Write whole feature maps of one image, layer by layer, as a context manager."""
+
+    def __init__(self, path: str | os.PathLike[str], recipe: Recipe) -> None:
+        self._creating = creating(path, recipe)
+
+    def __enter__(self) -> MapWriter:
+        self._file = self._creating.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._creating.__exit__(*error)
+
+    def write(self, layer: str, maps: Array) -> None:
+        """Add one layer's maps, (U,H,W) float32."""
+        _write_into(self._file.create_group(layer), FeatureMaps(maps))
+
+
+def read_maps(path: str | os.PathLike[str], layer: str) -> Array:
+    """Return the maps of one layer, (U,H,W) float32."""
+    with reading(path) as file:
+        return _read_from(FeatureMaps, file[layer]).map
