@@ -12,9 +12,11 @@ import ast
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+
+Finder = Callable[[str], Path | None]
 
 _BLOCK = 1 << 20
 _SHORT = 16  # hex digits: 64 bits tell any number of files apart that a study could have
@@ -33,6 +35,11 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's content, in hex."""
     state = os.stat(path)
     return _digest_at(os.fspath(path), state.st_size, state.st_mtime_ns)
+
+
+def files_digest(paths: Iterable[str | os.PathLike[str]]) -> str:
+    """Return a short digest of files: their names and contents, in their order."""
+    return text_digest(part for path in paths for part in (Path(path).name, file_digest(path)))
 
 
 def text_digest(parts: Iterable[str]) -> str:
@@ -72,7 +79,7 @@ def modules_of(*modules: str) -> list[str]:
     return sorted(found)
 
 
-def _package_finder(package: str):  # type: ignore[no-untyped-def]
+def _package_finder(package: str) -> Finder:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"no package {package!r}")
@@ -91,7 +98,7 @@ def _package_finder(package: str):  # type: ignore[no-untyped-def]
     return find
 
 
-def _folder_finder(folder: Path):  # type: ignore[no-untyped-def]
+def _folder_finder(folder: Path) -> Finder:
     def find(name: str) -> Path | None:
         path = folder.joinpath(*name.split("."))
         for candidate in (path / "__init__.py", path.with_suffix(".py")):
@@ -102,7 +109,7 @@ def _folder_finder(folder: Path):  # type: ignore[no-untyped-def]
     return find
 
 
-def _collect(name: str, find, found: dict[str, Path]) -> None:  # type: ignore[no-untyped-def]
+def _collect(name: str, find: Finder, found: dict[str, Path]) -> None:
     path = find(name)
     if path is None or name in found:
         return
@@ -114,19 +121,23 @@ def _collect(name: str, find, found: dict[str, Path]) -> None:  # type: ignore[n
         _collect(imported, find, found)
 
 
-def _imports(path: Path, name: str) -> Iterator[str]:
-    """Yield the dotted names that a module may import, relative ones made absolute."""
+@cache
+def _imports(path: Path, name: str) -> list[str]:
+    """Return the dotted names that a module may import, relative ones made absolute."""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
-            yield source
-            yield from (f"{source}.{alias.name}" if source else alias.name for alias in node.names)
+            found.append(source)
+            found += [f"{source}.{alias.name}" if source else alias.name for alias in node.names]
+    return found
 
 
+@cache
 def _meaning(path: Path) -> str:
     """Return a module's syntax tree without docstrings, as text."""
     tree = ast.parse(path.read_bytes())

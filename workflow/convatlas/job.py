@@ -1,4 +1,4 @@
-"""What every job needs around its work: a log, plain errors, pinned threads, provenance."""
+"""What every job needs around its work: a log, plain errors, provenance."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ T = TypeVar("T")
 
 log = logging.getLogger("convatlas")
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-
 
 class Job:
     """A job of the workflow, as a context manager.
@@ -31,31 +29,45 @@ class Job:
     Parameters
     ----------
     log : path of the log file, made anew.
-    threads : how many threads the numerical libraries may use.
     parameters : what the result depends on; `code`, if among them, is the digest
         of the code that makes it.
     inputs : name -> path (or paths) of the artifacts that the result is made from.
+    subject : what the job is about, e.g. the study and the layer.
     """
 
     def __init__(
         self,
         *,
         log: str | os.PathLike[str],
-        threads: int = 1,
         parameters: Mapping[str, Any] | None = None,
         inputs: Mapping[str, Any] | None = None,
+        subject: Mapping[str, str] | None = None,
     ) -> None:
         self._log = Path(log)
+        self._subject = dict(subject or {})
         self._parameters = dict(parameters or {})
         self._inputs = dict(inputs or {})
-        for variable in _THREAD_VARIABLES:  # read by the libraries when they are first used
-            os.environ[variable] = str(threads)
-        self.threads = threads
+
+    @classmethod
+    def of(cls, rule: Any) -> Job:
+        """Make a job from an object with `log`, `params`, `input` and `wildcards`."""
+        return cls(
+            log=rule.log[0],
+            parameters=dict(rule.params.items()),
+            inputs=dict(rule.input.items()),
+            subject=dict(rule.wildcards.items()),
+        )
 
     @property
     def recipe(self) -> Recipe:
         """What the job's artifacts are made from, for their attributes."""
         return Recipe.of(self._parameters, self._inputs)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a figure's metadata says: its subject, parameters and the recipe's digest."""
+        recipe = self.recipe.attributes()
+        return self._subject | {k: recipe[k] for k in ("parameters", "digest")}
 
     def __enter__(self) -> Job:
         self._log.parent.mkdir(parents=True, exist_ok=True)

@@ -325,6 +325,14 @@ class Strongest:
     unit: int = -1
 
 
+@dataclass(frozen=True)
+class Filters:
+    """The kernels of a layer that reads the network's input."""
+
+    weight: Array = on("unit", "channel", "row", "column")  # (U,C,h,w) float32
+    layer: str = ""
+
+
 # ------------------------------------------------------------------------ images
 
 
@@ -488,6 +496,10 @@ class Images:
     def names(self) -> list[str]:
         """Return the name of every image."""
         return [str(name) for name in self._file["name"].asstr()[()]]
+
+    def name(self, index: int) -> str:
+        """Return the name of one image."""
+        return str(self._file["name"].asstr()[index])
 
     def mask(self, index: int) -> Array | None:
         """Return the mask of an image, (H,W) uint8, or None where it isn't known."""

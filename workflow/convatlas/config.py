@@ -1,0 +1,350 @@
+"""Read a config: check it whole, fill in the defaults, and say all that is wrong at once.
+
+Its shape and its defaults are in ``workflow/schemas``; here is what a schema can't
+say: that names and files exist, and that values fit each other.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from convatlas.errors import ConfigError, did_you_mean
+from convatlas.schema import (
+    KeyPath,
+    Problem,
+    fill_defaults,
+    find_problems,
+    plain_copy,
+    read_schema,
+)
+
+Config = dict[str, Any]
+
+_TORCHVISION = "torchvision/"
+_ENUM_NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # DEFAULT, IMAGENET1K_V2, ...
+_SIBLINGS = 1000  # files of a folder that are looked through for a name like the one given
+
+
+def load(raw: Mapping[str, Any], base: Path) -> Config:
+    """Return the complete config: checked, with defaults, each study's analyses merged.
+
+    A study's `analyses` are its own parameters over the config's over the schema's.
+    Every model has both `weights` and `train`, one of them None. `train.validation` is
+    a name, or None where the network is trained on a folder and nothing else is named.
+    A folder data set has one key more, `preset`: [architecture, weights] whose own image
+    size it takes, or None.
+
+    Parameters
+    ----------
+    raw : the config as YAML gives it. It isn't changed.
+    base : the folder that paths in it are relative to. They stay as they are.
+
+    Raises
+    ------
+    ConfigError
+        with a line for each problem: key, value and remedy.
+    """
+    plain, problems = plain_copy(raw)
+    if not isinstance(plain, dict):
+        raise ConfigError(
+            f"The config is {type(raw).__name__}, not a mapping. "
+            "It needs the keys datasets, models and studies."
+        )
+    problems += find_problems(plain, "config")
+    sound = _merged(_without(plain, (p.path for p in problems)))
+    config = _completed(fill_defaults(sound, read_schema("config")))
+    problems += _Checks(config, plain, base).run()
+    if problems:
+        raise ConfigError(_report(problems, plain))
+    return config
+
+
+# --------------------------------------------------------------------- completing
+
+
+def _without(config: Config, paths: Iterable[KeyPath]) -> Config:
+    """Return `config` without the keys at or around `paths`, so that the rest can be checked."""
+    sound, _ = plain_copy(config)
+    for path in paths:
+        _cut(sound, path)
+    return dict(sound)
+
+
+def _cut(holder: Config, path: KeyPath) -> None:
+    """Delete the key at `path`, or the one that holds the list with it."""
+    key, *rest = path
+    inside = holder.get(key) if isinstance(key, str) else None
+    if rest and isinstance(inside, dict):
+        _cut(inside, tuple(rest))
+    elif isinstance(key, str):
+        holder.pop(key, None)
+
+
+def _merged(config: Config) -> Config:
+    """Return `config` with the config's analyses under those of each study."""
+    common = config.get("analyses", {})
+    studies = {
+        name: study | {"analyses": _with_neighbours(_over(common, study.get("analyses", {})))}
+        for name, study in config.get("studies", {}).items()
+    }
+    return config | {"analyses": _with_neighbours(common), "studies": studies}
+
+
+def _over(common: Config, own: Config) -> Config:
+    return {name: common.get(name, {}) | own.get(name, {}) for name in (common | own)}
+
+
+def _with_neighbours(analyses: Config) -> Config:
+    """Return `analyses` with as many neighbours as a large perplexity needs, if none are set."""
+    embedding = analyses.get("embedding", {})
+    if "perplexity" not in embedding or "neighbours" in embedding:
+        return analyses
+    schema = read_schema("analyses")["properties"]["embedding"]["properties"]["neighbours"]
+    needed = max(schema["default"], math.ceil(_neighbours_for(embedding["perplexity"])))
+    return analyses | {"embedding": embedding | {"neighbours": needed}}
+
+
+def _neighbours_for(perplexity: float) -> float:
+    return 3 * perplexity  # as many as openTSNE, and t-SNE's author, look at
+
+
+def _completed(config: Config) -> Config:
+    """Return a filled config with the defaults that depend on other keys."""
+    datasets, models = config.get("datasets", {}), config.get("models", {})
+    for name, dataset in datasets.items():
+        if dataset.get("source") == "folder":
+            presets = _presets(config, name)
+            dataset["preset"] = list(presets[0]) if len(presets) == 1 else None
+    for model in models.values():
+        train = model.get("train")
+        if train and not train["validation"]:
+            trained_on = train.get("dataset")
+            if datasets.get(trained_on, {}).get("source") != "folder":  # it has no test part
+                train["validation"] = trained_on
+    formats = set(config["figures"]["formats"]) | {"png"}
+    config["figures"]["formats"] = [f for f in ("png", "svg", "pdf") if f in formats]
+    return config
+
+
+def _presets(config: Config, dataset: str) -> list[tuple[str, str]]:
+    """Return the different presets of the models that look at a data set without a size."""
+    settings = config["datasets"][dataset]
+    if settings.get("resize") or settings.get("crop"):
+        return []
+    studies = [s for s in config.get("studies", {}).values() if s.get("dataset") == dataset]
+    models = [config.get("models", {}).get(s.get("model"), {}) for s in studies]
+    return sorted({(m["architecture"], m["weights"]) for m in models if _is_preset(m)})
+
+
+def _is_preset(model: Mapping[str, Any]) -> bool:
+    """Return whether a model has weights of torchvision's own, which say how to see images."""
+    architecture, weights = model.get("architecture", ""), model.get("weights") or ""
+    return architecture.startswith(_TORCHVISION) and bool(_ENUM_NAME.fullmatch(weights))
+
+
+# ----------------------------------------------------------------------- checking
+
+
+class _Checks:
+    """What the schema can't say of a filled config whose unsound parts are cut out."""
+
+    def __init__(self, config: Config, given: Config, base: Path) -> None:
+        self._config = config
+        self._given = given  # with the unsound parts, so that their names count as known
+        self._base = base
+        self._problems: list[Problem] = []
+
+    def run(self) -> list[Problem]:
+        """Return the problems found."""
+        for section, check in (
+            ("datasets", self._check_dataset),
+            ("models", self._check_model),
+            ("studies", self._check_study),
+        ):
+            for name, settings in self._config.get(section, {}).items():
+                check((section, name), settings)
+        return self._problems
+
+    def _add(self, path: KeyPath, text: str) -> None:
+        self._problems.append(Problem(path, text))
+
+    def _was_given(self, path: KeyPath) -> bool:
+        value: Any = self._given
+        for key in path:
+            if not isinstance(value, dict) or value.get(key) is None:
+                return False
+            value = value[key]
+        return True
+
+    # ---- data sets
+
+    def _check_dataset(self, path: KeyPath, dataset: Config) -> None:
+        source = dataset.get("source", "")
+        if source == "folder":
+            self._check_folder(path, dataset)
+        elif source.startswith("torchvision:") and "root" in dataset and not dataset["download"]:
+            self._check_exists((*path, "root"), dataset["root"], "folder", "Set download: true, or")
+
+    def _check_folder(self, path: KeyPath, dataset: Config) -> None:
+        for key, kind in (("path", "folder"), ("labels", "file"), ("classes", "file")):
+            if dataset.get(key):
+                self._check_exists((*path, key), dataset[key], kind)
+        resize, crop = dataset.get("resize"), dataset.get("crop")
+        if resize and crop and crop > resize:
+            self._add(
+                (*path, "crop"),
+                f"{crop} is more than resize: {resize}, so the square would reach outside the "
+                f"image. Set it to {resize} or less.",
+            )
+        presets = _presets(self._config, str(path[-1]))
+        if len(presets) > 1:
+            listed = " and ".join(f"{a} with {w}" for a, w in presets)
+            self._add(
+                path,
+                f"{listed} may each see images in another size, but a data set has one. "
+                "Set resize and crop, or make a data set for each.",
+            )
+
+    # ---- models
+
+    def _check_model(self, path: KeyPath, model: Config) -> None:
+        architecture = model.get("architecture", "")
+        if ".py:" in architecture:
+            file = architecture.rpartition(":")[0]
+            self._check_exists((*path, "architecture"), file, "file")
+        weights, train = (self._was_given((*path, key)) for key in ("weights", "train"))
+        if not weights and not train:
+            self._add(
+                path,
+                "has neither weights nor train. Give one; for a network with random weights say "
+                "weights: random.",
+            )
+        elif weights and train:
+            self._add(path, "has both weights and train. Delete one of them.")
+        if model.get("weights"):
+            self._check_weights((*path, "weights"), model["weights"], architecture)
+        if model.get("train"):
+            self._check_training((*path, "train"), model["train"], architecture)
+
+    def _check_weights(self, path: KeyPath, weights: str, architecture: str) -> None:
+        if weights == "random":
+            return
+        if not _ENUM_NAME.fullmatch(weights):
+            words = [w for w in ("DEFAULT", "random") if w.lower() == weights.lower()]
+            instead = f"Write {words[0]}, or" if words else ""
+            self._check_exists(path, weights, "file", instead)
+        elif architecture and not architecture.startswith(_TORCHVISION):
+            self._add(
+                path,
+                f"{weights!r} names weights of torchvision, which has none for {architecture}. "
+                f"Give a checkpoint file (./{weights} if that is its name), random, or train.",
+            )
+
+    def _check_training(self, path: KeyPath, train: Config, architecture: str) -> None:
+        if architecture.startswith(_TORCHVISION):
+            self._add(
+                path,
+                f"{architecture} can't be trained here. Give weights instead, or return the "
+                "network from a function in a file of your own.",
+            )
+        for key in ("dataset", "validation"):
+            if train.get(key) and self._was_given((*path, key)):
+                self._check_known((*path, key), train[key], "datasets", "data set")
+        late = [s for s in train.get("snapshots", ()) if s > train.get("epochs", s)]
+        if late:
+            self._add(
+                (*path, "snapshots"),
+                f"there is no epoch {late[0]}: training ends after {train['epochs']}. "
+                "Take it out, or set epochs.",
+            )
+
+    # ---- studies
+
+    def _check_study(self, path: KeyPath, study: Config) -> None:
+        for key, kind in (("model", "model"), ("dataset", "data set")):
+            if key in study:
+                self._check_known((*path, key), study[key], f"{key}s", kind)
+        self._check_embedding((*path, "analyses", "embedding"), study["analyses"]["embedding"])
+
+    def _check_embedding(self, path: KeyPath, embedding: Config) -> None:
+        perplexity, neighbours = embedding["perplexity"], embedding["neighbours"]
+        needed = _neighbours_for(perplexity)
+        if needed <= neighbours:
+            return
+        own = [k for k in ("perplexity", "neighbours") if self._was_given((*path, k))]
+        place = path if own else ("analyses", "embedding")
+        if any(problem.path == (*place, "perplexity") for problem in self._problems):
+            return  # said once for all studies that take it from the config's analyses
+        self._add(
+            (*place, "perplexity"),
+            f"{perplexity} needs at least {needed:g} neighbours, three times as many, but "
+            f"neighbours is {neighbours}. Set neighbours to {math.ceil(needed)} or leave it out.",
+        )
+
+    # ---- names and files
+
+    def _check_known(self, path: KeyPath, name: str, section: str, kind: str) -> None:
+        known = self._given.get(section)
+        if not isinstance(known, dict) or name in known:
+            return
+        hint = did_you_mean(name, known) or f" Known are {', '.join(known)}."
+        self._add(path, f"there is no {kind} {name!r} under {section}.{hint}")
+
+    def _check_exists(self, path: KeyPath, value: str, kind: str, instead: str = "") -> None:
+        target = self._base / value
+        exists = target.is_dir if kind == "folder" else target.is_file
+        if not _asks(exists):
+            where = "" if Path(value).is_absolute() else f" in {self._base}"
+            remedy = f"{instead} mend the path" if instead else "Mend the path"
+            relative = " (~ isn't expanded: write it out)" if value.startswith("~") else ""
+            near = did_you_mean(target.name, _siblings(target))
+            self._add(path, f"there is no {kind} {value!r}{where}. {remedy}{relative}.{near}")
+
+
+def _asks(question: Callable[[], bool]) -> bool:
+    """Ask the file system; a name that it can't even hold isn't there."""
+    try:
+        return question()
+    except (OSError, ValueError):
+        return False
+
+
+def _siblings(path: Path) -> list[str]:
+    try:
+        return [entry.name for entry in islice(path.parent.iterdir(), _SIBLINGS)]
+    except (OSError, ValueError):
+        return []
+
+
+# ---------------------------------------------------------------------- reporting
+
+
+def _report(problems: Iterable[Problem], config: Config) -> str:
+    """Return the problems in the order of the config, the first of each place, a line each."""
+    first: dict[KeyPath, Problem] = {}
+    for problem in problems:
+        first.setdefault(problem.path, problem)
+    ordered = sorted(first.values(), key=lambda problem: _position(problem.path, config))
+    count = f"{len(ordered)} problem{'s' if ordered[1:] else ''}"
+    return "\n  ".join([f"The config has {count}:", *map(str, ordered)])
+
+
+def _position(path: KeyPath, value: Any) -> tuple[int, ...]:
+    """Return where in a config a path is, as numbers to sort by; absent keys come last."""
+    position = []
+    for key in path:
+        keys = list(value) if isinstance(value, dict) else []
+        if isinstance(key, int):
+            position.append(key)
+        else:
+            position.append(keys.index(key) if key in keys else len(keys))
+        inside = (isinstance(value, dict) and key in keys) or (
+            isinstance(value, list) and isinstance(key, int) and key < len(value)
+        )
+        value = value[key] if inside else None
+    return tuple(position)

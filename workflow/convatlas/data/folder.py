@@ -1,0 +1,362 @@
+"""Image files on disk: a folder a class, or a flat folder with or without a CSV of labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from convatlas.data.images import SUFFIXES, Sizing, UnreadableImage, read_image
+from convatlas.data.sample import Part, Sample, no_training_part
+from convatlas.errors import DataError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+_UNLABELLED = -1
+_FILE, _CLASS = "file", "class_index"
+_USUAL = Sizing(resize=256, crop=224)  # of most ImageNet networks, since Krizhevsky et al. 2012
+_NAMED = 5  # files named in a message about many
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An image file that belongs to a data set; `name` is its path under the folder."""
+
+    name: str
+    path: Path
+    label: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------ entry points
+
+
+def open_part(source: Mapping[str, Any], part: str, preset: tuple[str, str] | None) -> Part:
+    """Return the images of a folder, sorted by name, each read when it is asked for.
+
+    `part` can only be ``images``. The size of the images is the source's own; where
+    it has neither `resize` nor `crop`, that of `preset`, or 256 and 224.
+
+    Raises
+    ------
+    DataError
+        at once if labels or classes are wrong or there are no images; while reading,
+        at an unreadable image unless the source says ``on_error: skip``.
+    """
+    if part != "images":
+        raise no_training_part("folder")
+    entries = _list_entries(source)
+    if not entries:
+        raise DataError(
+            f"{source['path']} has no images. Images are files ending in "
+            f"{' '.join(sorted(SUFFIXES))}, in the folder itself or in a folder a class."
+        )
+    skip = source["on_error"] == "skip"
+    return Part(len(entries), _read_entries(entries, resolve_sizing(source, preset), skip))
+
+
+def list_classes(source: Mapping[str, Any]) -> list[str]:
+    """Return the class names in the order of the labels.
+
+    They are the lines of the `classes` file; without one, the names of the folders
+    in sorted order; without these either, the numbers up to the largest label.
+    """
+    if source["classes"]:
+        return _read_classes(Path(source["classes"]))
+    if not source["labels"]:
+        return [_text(folder.name) for folder in _class_folders(Path(source["path"]))]
+    largest = max((entry.label for entry in _list_entries(source)), default=_UNLABELLED)
+    return [str(label) for label in range(largest + 1)]
+
+
+def source_files(source: Mapping[str, Any]) -> list[Path]:
+    """Return the files that decide the images and labels; those missing are left out."""
+    files = [entry.path for entry in _list_entries(source) if entry.path.is_file()]
+    if source["labels"]:
+        return [*files, Path(source["labels"])]
+    if source["classes"] and _class_folders(Path(source["path"])):
+        return [*files, Path(source["classes"])]
+    return files
+
+
+def resolve_sizing(source: Mapping[str, Any], preset: tuple[str, str] | None) -> Sizing:
+    """Return how a folder's images are sized.
+
+    One of `resize` and `crop` stands for both. Without either it is the size that
+    belongs to the weights named by `preset`, (architecture, weights) of torchvision,
+    or else 256 and 224.
+    """
+    resize, crop = source["resize"], source["crop"]
+    if resize is None and crop is None:
+        if preset is None:
+            return Sizing(_USUAL.resize, _USUAL.crop, source["interpolation"])
+        # Here, because importing torchvision takes seconds that other folders needn't spend.
+        from convatlas.data.presets import preset_sizing
+
+        return preset_sizing(*preset)
+    return Sizing(resize or crop, crop or resize, source["interpolation"])
+
+
+def _read_entries(entries: Iterable[_Entry], sizing: Sizing, skip: bool) -> Iterator[Sample]:
+    for entry in entries:
+        try:
+            image = read_image(entry.path, sizing)
+        except UnreadableImage as error:
+            if not skip:
+                raise DataError(
+                    f"{error} Mend or remove it, or set on_error: skip to go on without such files."
+                ) from error
+            yield Sample(entry.name, entry.label, None, reason=error.reason)
+        else:
+            yield Sample(entry.name, entry.label, image, entry.attributes)
+
+
+# ------------------------------------------------------------------------- files
+
+
+def _list_entries(source: Mapping[str, Any]) -> list[_Entry]:
+    """Return the files of a data set with their labels, sorted by name."""
+    folder = Path(source["path"])
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder. Set path to the folder of the images.")
+    if source["labels"]:
+        entries = _entries_of_table(folder, source)
+    elif folders := _class_folders(folder):
+        entries = _entries_of_classes(folder, folders, source["classes"])
+    else:
+        entries = [_Entry(_text(p.name), p, _UNLABELLED) for p in _images_in(folder)]
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _entries_of_table(folder: Path, source: Mapping[str, Any]) -> list[_Entry]:
+    classes = _read_classes(Path(source["classes"])) if source["classes"] else None
+    entries = _read_labels(Path(source["labels"]), folder, classes)
+    listed = {entry.path for entry in entries}
+    rest = [path for path in _images_under(folder) if path not in listed]
+    _warn_of_left_out(f"not in {source['labels']}", folder, rest)
+    return entries
+
+
+def _entries_of_classes(folder: Path, folders: list[Path], classes: str | None) -> list[_Entry]:
+    labels = _labels_of_folders(folders, Path(classes) if classes else None)
+    _warn_of_left_out("not in the folder of a class", folder, _images_in(folder))
+    entries = []
+    for class_folder, label in zip(folders, labels, strict=True):
+        paths = _images_under(class_folder)
+        if not paths:
+            log.warning("%s has no images", class_folder)
+        entries += [_Entry(_name_under(folder, path), path, label) for path in paths]
+    return entries
+
+
+def _labels_of_folders(folders: Sequence[Path], classes: Path | None) -> list[int]:
+    """Return each folder's line in the classes file, or its rank."""
+    if classes is None:
+        return list(range(len(folders)))
+    names = _read_classes(classes)
+    labels = []
+    for folder in folders:
+        name = _text(folder.name)
+        if names.count(name) != 1:
+            how = "twice" if name in names else "not"
+            raise DataError(
+                f"The folder {folder} is a class, but {name!r} is {how} among the names in "
+                f"{classes}.{did_you_mean(name, set(names) - {name})} Rename the folder, or give "
+                "the labels in a CSV file."
+            )
+        labels.append(names.index(name))
+    return labels
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if _is_image(p.name) and p.is_file())
+
+
+def _images_under(folder: Path) -> list[Path]:
+    """Return the image files in a folder and its subfolders, links to folders not followed."""
+    return sorted(
+        Path(parent, name)
+        for parent, _, names in os.walk(folder)
+        if not any(part.startswith(".") for part in Path(parent).relative_to(folder).parts)
+        for name in names
+        if _is_image(name) and Path(parent, name).is_file()
+    )
+
+
+def _is_image(name: str) -> bool:
+    # Hidden files are not photographs: macOS puts a ._photo.jpg beside each photo.jpg.
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
+def _warn_of_left_out(why: str, folder: Path, paths: Sequence[Path]) -> None:
+    if paths:
+        named = ", ".join(_name_under(folder, path) for path in paths[:_NAMED])
+        more = ", ..." if len(paths) > _NAMED else ""
+        log.warning("left out %d images of %s, %s: %s%s", len(paths), folder, why, named, more)
+
+
+def _name_under(folder: Path, path: Path) -> str:
+    return _text(path.relative_to(folder).as_posix())
+
+
+def _text(name: str) -> str:
+    """Return a file name as text that can be written, were its bytes not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+# -------------------------------------------------------------- classes and labels
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, the {what}, is not UTF-8 text. Save it as UTF-8.") from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DataError(f"{path}, the {what}, is not there. Give its path.") from error
+
+
+def _read_classes(path: Path) -> list[str]:
+    names = [line.strip() for line in _read_text(path, "file of classes").split("\n")]
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise DataError(f"{path}, the file of classes, is empty. Write a class name a line.")
+    if "" in names:
+        raise DataError(
+            f"{path}, line {names.index('') + 1} is empty, but the line numbers are the network's "
+            "outputs. Write the name of that class, or take the line out if there is none."
+        )
+    return names
+
+
+def _read_labels(path: Path, folder: Path, classes: Sequence[str] | None) -> list[_Entry]:
+    """Return the files that a CSV file lists, with labels and attributes.
+
+    Raises
+    ------
+    DataError
+        naming the line, if a row isn't as it should be. That a file exists isn't
+        checked here.
+    """
+    header, rows = _read_table(path)
+    attributes = _read_attributes(path, header, rows)
+    count = len(classes) if classes is not None else None
+    entries: dict[str, _Entry] = {}
+    for i, (line, row) in enumerate(rows):
+        where = f"{path}, line {line}"
+        name = _check_name(row[_FILE], where)
+        if name in entries:
+            raise DataError(f"{where}: {name} is listed a second time. Keep one of the lines.")
+        label = _read_label(row[_CLASS], where, count)
+        values = {key: column[i] for key, column in attributes.items()}
+        entries[name] = _Entry(name, _find(folder, name), label, values)
+    return list(entries.values())
+
+
+def _read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Return the header of a CSV file, and its rows with their line numbers."""
+    reader = csv.reader(io.StringIO(_read_text(path, "file of labels")), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_header(path, header)
+        rows = []
+        for cells in reader:
+            if len(cells) > len(header):
+                raise DataError(
+                    f"{path}, line {reader.line_num}: {len(cells)} cells under {len(header)} "
+                    "column names. Put texts with commas into double quotes."
+                )
+            if any(cell.strip() for cell in cells):
+                padded = cells + [""] * (len(header) - len(cells))
+                rows.append((reader.line_num, dict(zip(header, padded, strict=True))))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
+    return header, rows
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    for name in (_FILE, _CLASS):
+        if name not in header:
+            raise DataError(
+                f"{path} has no column {name!r}; its first line must name the columns, separated "
+                f"by commas, and names {', '.join(map(repr, header)) or 'none'}."
+                f"{did_you_mean(name, header)}"
+            )
+    for name in header:
+        if name and header.count(name) > 1:
+            raise DataError(f"{path} has two columns {name!r}. Rename one of them.")
+        if "/" in name or name == ".":
+            raise DataError(
+                f"{path}: the column {name!r} can't become an attribute of that name. "
+                "Rename it, without slashes."
+            )
+
+
+def _check_name(name: str, where: str) -> str:
+    parts = PurePosixPath(name)
+    if not name:
+        raise DataError(f"{where}: the file is missing. Write its path under the folder.")
+    if parts.is_absolute() or ".." in parts.parts:
+        raise DataError(f"{where}: {name} must be a path under the folder of the data set.")
+    return parts.as_posix()
+
+
+def _find(folder: Path, name: str) -> Path:
+    """Return the path of a file, which may spell its accents otherwise than the CSV does.
+
+    Unicode has two ways to write é; a file made on macOS often has the other one.
+    """
+    spellings = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+    return next((p for p in (folder / s for s in spellings) if p.is_file()), folder / name)
+
+
+def _read_label(text: str, where: str, classes: int | None) -> int:
+    if not text.strip():
+        return _UNLABELLED
+    if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", text):
+        raise DataError(
+            f"{where}: class_index {text!r} is not a whole number. Give the number of the "
+            "network's output, counted from 0, or leave it empty if unknown."
+        )
+    label = int(text)
+    if label < _UNLABELLED or (classes is not None and label >= classes):
+        allowed = f"0 to {classes - 1}" if classes is not None else "0 or more"
+        raise DataError(f"{where}: class_index {label} must be {allowed}, or -1 if unknown.")
+    return label
+
+
+def _read_attributes(
+    path: Path, header: Sequence[str], rows: Sequence[tuple[int, Mapping[str, str]]]
+) -> dict[str, list[Any]]:
+    """Return the other columns, as numbers where every cell is one (empty is NaN)."""
+    columns = [name for name in header if name not in (_FILE, _CLASS, "")]
+    return {name: _as_numbers([row[name] for _, row in rows]) for name in columns}
+
+
+def _as_numbers(cells: list[str]) -> list[Any]:
+    """Return a column as whole numbers, else as numbers, else as the texts it consists of."""
+    texts = [cell.strip() for cell in cells]
+    if not any(texts):
+        return cells
+    try:
+        return [np.int64(text) for text in texts]
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return [float(text or "nan") for text in texts]
+    except ValueError:
+        return cells

@@ -1,0 +1,122 @@
+"""Write a data set, whatever its source, as the images that a network sees."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from convatlas.data.sample import Part
+from convatlas.errors import DataError
+from convatlas.files import write_csv
+from convatlas.job import progress
+from convatlas.store import ImageWriter, Recipe
+
+log = logging.getLogger(__name__)
+
+Preset = tuple[str, str]
+
+
+class _Source(Protocol):
+    """What a module that reads one kind of source offers."""
+
+    def open_part(self, source: Mapping[str, Any], part: str, preset: Preset | None) -> Part: ...
+
+    def list_classes(self, source: Mapping[str, Any]) -> list[str]: ...
+
+    def source_files(self, source: Mapping[str, Any]) -> list[Path]: ...
+
+
+def source_module(source: Mapping[str, Any]) -> str:
+    """Return the name of the module that reads a source.
+
+    It is imported by name, so that neither a start nor a code digest of this module
+    carries what other sources need: add this module to the digest.
+    """
+    return f"convatlas.data.{source['source'].partition(':')[0]}"
+
+
+def _load(source: Mapping[str, Any]) -> _Source:
+    return cast(_Source, import_module(source_module(source)))
+
+
+def prepare_images(
+    source: Mapping[str, Any],
+    part: str,
+    output: Path,
+    manifest: Path,
+    recipe: Recipe,
+    preset: Preset | None = None,
+) -> None:
+    """Write a part of a data set to `output`, and what became of each sample to `manifest`.
+
+    Parameters
+    ----------
+    source : the data set's config, with all defaults.
+    part : ``images``, which a study looks at, or ``train``.
+    output : an HDF5 file as `store.ImageWriter` writes it, in the source's order.
+    manifest : a CSV file with the columns file, label, status (kept or skipped), reason.
+    recipe : what the images are made from.
+    preset : architecture and weights of torchvision's whose image size a folder
+        without one of its own takes.
+
+    Raises
+    ------
+    DataError
+        if the source is missing, inconsistent or empty, or has an unreadable image
+        that isn't to be skipped.
+    """
+    opened = _load(source).open_part(source, part, preset)
+    log.info("%s of %s: %d to prepare", part, source["source"], opened.count)
+    rows: list[tuple[str, int, str, str]] = []
+    with ExitStack() as stack:
+        writer: ImageWriter | None = None
+        size: tuple[int, int] = (0, 0)
+        for sample in progress(opened.samples, opened.count, "images"):
+            if sample.image is None:
+                log.info("skipped %s: %s", sample.name, sample.reason)
+                rows.append((sample.name, sample.label, "skipped", sample.reason))
+                continue
+            height, width, _ = sample.image.shape
+            if writer is None:
+                size = (height, width)
+                writer = stack.enter_context(ImageWriter(output, recipe, size))
+            if (height, width) != size:
+                raise DataError(
+                    f"Image {sample.name} has {height} x {width} pixels, the first one {size[0]} x "
+                    f"{size[1]}. Set size in the data set's config to bring all to one size."
+                )
+            writer.append(sample.image, sample.label, sample.name, sample.attributes, sample.mask)
+            rows.append((sample.name, sample.label, "kept", ""))
+        if writer is None:
+            raise DataError(
+                f"None of the {opened.count} images of this data set (source: {source['source']}) "
+                "can be used; the log says why for each."
+            )
+    skipped = sum(row[2] == "skipped" for row in rows)
+    if skipped:
+        log.warning("skipped %d of %d images; %s lists them", skipped, len(rows), manifest)
+    columns = ("file", "label", "status", "reason")
+    write_csv(manifest, {name: [row[i] for row in rows] for i, name in enumerate(columns)})
+
+
+def list_classes(source: Mapping[str, Any]) -> list[str]:
+    """Return the names of a data set's classes, in the order of their labels.
+
+    Raises
+    ------
+    DataError
+        if they can't be found out.
+    """
+    return _load(source).list_classes(source)
+
+
+def source_files(source: Mapping[str, Any]) -> list[Path]:
+    """Return the files on disk that a data set is made from, sorted; decodes none.
+
+    Empty for sources that come with a package or that torchvision keeps.
+    """
+    return _load(source).source_files(source)

@@ -1,0 +1,198 @@
+"""Draw the image patches that excite units most, a block of patches for each unit."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from convatlas import store
+from convatlas.errors import LayerError
+from convatlas.figures import style
+from convatlas.figures.labels import class_name, read_classes
+from convatlas.files import write_csv
+
+_BLOCKS = 4  # beside each other on a page
+_BETWEEN = 0.16  # blocks, in inches
+_NAME = 0.25  # height of the two lines above a block
+_VALUE = 0.085  # height of the value under a patch
+
+
+def plot_patches(
+    patches: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    *,
+    output: str | os.PathLike[str],
+    units: Sequence[int],
+    classes: str | os.PathLike[str] | None = None,
+    formats: Sequence[str] = (),
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Draw the strongest patches of each of `units` in a square block, read line by line.
+
+    Under each patch stands its activation. What a patch's box covers outside the image
+    is hatched. A unit that answers every image alike is called dead and shows nothing.
+    The CSV holds unit, rank, value, image, label, location, box, and share of padding.
+    """
+    ranked = store.read(store.Patches, patches)
+    rows = rows_of(units, ranked.unit, ranked.layer)
+    count = ranked.value.shape[1]
+    across = math.ceil(math.sqrt(count))
+    down = -(-count // across)
+    blocks = block_columns(len(rows), _BLOCKS)
+    scale = _BLOCKS if blocks >= _BLOCKS else 3  # few units: larger, but not huge, patches
+    block = (style.PAGE - 2 * style.MARGIN - (scale - 1) * _BETWEEN) / scale
+    side = (block - (across - 1) * style.GUTTER) / across
+    step = (block + _BETWEEN, _NAME + down * (side + _VALUE + style.GUTTER) + 0.06)
+    size = (
+        max(style.PAGE, 2 * style.MARGIN + blocks * step[0] - _BETWEEN),
+        style.HEADING + -(-len(rows) // blocks) * step[1] + style.MARGIN,
+    )
+    names = read_classes(classes)
+    title = f"Strongest patches of {ranked.layer}"
+    with (
+        store.Images(images) as source,
+        style.page(output, size=size, title=title, formats=formats, about=about) as figure,
+    ):
+        labels = source.labels()
+        paper = style.paper(figure)
+        style.head(paper, title, _subtitle(ranked, rows, count))
+        for place, row in enumerate(rows):
+            left = style.MARGIN + place % blocks * step[0]
+            top = style.HEADING + place // blocks * step[1]
+            dead = bool(ranked.dead[row])
+            told = "dead" if dead else _most_frequent(ranked.image[row], labels, names)
+            name_block(paper, left, top, block, int(ranked.unit[row]), told)
+            if dead:
+                draw_dead(paper, left, top + _NAME, block, down * (side + _VALUE))
+                continue
+            for rank, image in enumerate(ranked.image[row]):
+                x = left + rank % across * (side + style.GUTTER)
+                y = top + _NAME + rank // across * (side + _VALUE + style.GUTTER)
+                if image < 0:
+                    style.draw_rectangle(paper, x, y, side, side)
+                    continue
+                box = ranked.box[row, rank]
+                patch = style.crop(source.rows([image])[0], box)
+                style.draw_patch(paper, patch, box, source.size, x, y, side)
+                style.write(
+                    paper,
+                    x + side / 2,
+                    y + side + 0.065,
+                    style.number(float(ranked.value[row, rank])),
+                    size=style.TINY,
+                    colour=style.SOFT,
+                    align="center",
+                )
+        _write_numbers(Path(output).with_suffix(".csv"), ranked, rows, labels, names)
+
+
+# ------------------------------------------------- shared with the projections
+
+
+def rows_of(units: Sequence[int], known: NDArray[Any], layer: str) -> list[int]:
+    """Return the rows of an artifact that hold `units`, in their order.
+
+    Raises
+    ------
+    LayerError
+        if a unit isn't among the `known` ones.
+    """
+    places = {int(unit): row for row, unit in enumerate(known)}
+    missing = [unit for unit in units if unit not in places]
+    if missing:
+        raise LayerError(
+            f"{layer} has no unit {missing[0]} to draw; there are {len(places)}, from "
+            f"{min(places, default=0)} to {max(places, default=0)}. Name some of these."
+        )
+    return [places[unit] for unit in units]
+
+
+def block_columns(count: int, usual: int) -> int:
+    """Return how many blocks lie beside each other: more than `usual` only for posters."""
+    return min(max(1, count), max(usual, math.ceil(math.sqrt(count / 2))))
+
+
+def name_block(paper: Axes, left: float, top: float, width: float, unit: int, told: str) -> None:
+    """Write a unit's number and one thing about it above its block."""
+    style.write(paper, left, top + 0.09, f"unit {unit}", bold=True)
+    style.write(paper, left, top + 0.195, told, width=width, size=style.SMALL, colour=style.SOFT)
+
+
+def draw_dead(paper: Axes, left: float, top: float, width: float, height: float) -> None:
+    """Draw the block of a unit that answers every image alike."""
+    style.draw_rectangle(paper, left, top, width, height, linestyle=(0, (3, 3)))
+    style.write(
+        paper,
+        left + width / 2,
+        top + height / 2,
+        "the same answer to every image",
+        width=width - 0.1,
+        size=style.SMALL,
+        colour=style.SOFT,
+        align="center",
+    )
+
+
+# ---------------------------------------------------------------------------------
+
+
+def _subtitle(ranked: store.Patches, rows: Sequence[int], count: int) -> str:
+    heights = ranked.box[..., 2] - ranked.box[..., 0]
+    widths = ranked.box[..., 3] - ranked.box[..., 1]
+    real = ranked.image >= 0
+    size = ""
+    if real.any():
+        size = f"; patches of {int(heights[real].max())} × {int(widths[real].max())} pixels"
+    hatched = "; hatched: outside the image" if (ranked.outside[rows] > 0).any() else ""
+    return (
+        f"{len(rows)} of {len(ranked.unit)} units; the {count} images that excite each most, "
+        f"with the activation{size}{hatched}"
+    )
+
+
+def _most_frequent(images: NDArray[Any], labels: NDArray[Any], classes: Sequence[str]) -> str:
+    """Return the class of most of the images, as ``6 of 9: star``, or how many there are."""
+    found = [int(labels[i]) for i in images if i >= 0]
+    known = Counter(label for label in found if label >= 0)
+    if not known:
+        return ""
+    label, times = min(known.items(), key=lambda item: (-item[1], item[0]))
+    if times == 1 < len(found):
+        return f"{len(known)} classes"
+    return f"{times} of {len(found)}: {class_name(classes, label)}"
+
+
+def _write_numbers(
+    path: Path,
+    ranked: store.Patches,
+    rows: Sequence[int],
+    labels: NDArray[Any],
+    classes: Sequence[str],
+) -> None:
+    real = [(row, rank) for row in rows for rank in np.flatnonzero(ranked.image[row] >= 0)]
+    at = tuple(np.array(real, dtype=int).reshape(-1, 2).T)
+    image = ranked.image[at]
+    label = labels[image]
+    columns: dict[str, Any] = {
+        "unit": ranked.unit[at[0]],
+        "rank": at[1],
+        "value": ranked.value[at],
+        "image": image,
+        "label": label,
+        "class": [class_name(classes, int(i)) for i in label],
+    }
+    for i, name in enumerate(("row", "column")):
+        columns[name] = ranked.location[at][:, i]
+    for i, name in enumerate(("top", "left", "bottom", "right")):
+        columns[name] = ranked.box[at][:, i]
+    columns["outside"] = ranked.outside[at]
+    columns["dead"] = ranked.dead[at[0]]
+    write_csv(path, columns)

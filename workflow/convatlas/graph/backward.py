@@ -1,0 +1,172 @@
+"""Backward passes with the rules of the deconvnet, by operation.
+
+Going back, an operation passes its signal on as follows.
+
+==================  ==========================================================
+linear operations   their transpose: convolution, linear, average pooling, addition,
+                    concatenation, interpolation, and BatchNorm in evaluation mode
+                    (times gamma/sigma). Biases drop out.
+max-pooling         through the switches, adding where windows overlap.
+ReLU, ReLU6         ``gradient``: where the input was positive (and below 6);
+                    ``deconvnet``: the positive part of the signal;
+                    ``guided``: both at once.
+leaky ReLU          as ReLU; the deconvnet's negative part is scaled by the slope,
+                    as the unit itself would scale it.
+local response      the forward pass's denominators, held constant (Zeiler & Fergus
+normalisation       leave this open).
+==================  ==========================================================
+
+For anything else the deconvnet isn't defined, and `why_not_deconvnet` says so.
+
+Sources: Zeiler & Fergus (2014), section 2.1; Simonyan et al. (2014), section 4;
+Springenberg et al. (2015), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional
+
+from convatlas.errors import MethodError
+from convatlas.graph.execution import Execution, ancestors
+from convatlas.graph.operations import Operation
+from convatlas.graph.tracing import Graph
+
+RULES = ("deconvnet", "guided", "gradient")
+
+_LINEAR = frozenset(
+    "input other_value conv conv_transpose linear batchnorm avgpool adaptive_avgpool mean add cat "
+    "reshape permute transpose chunk item identity dropout interpolate pad affine output".split()
+)
+_SWITCHED = frozenset("maxpool adaptive_maxpool amax".split())
+_RECTIFIERS = frozenset("relu relu6 leaky_relu".split())
+_SCALED = frozenset("mul div".split())  # linear as long as only one factor is a signal
+
+
+def why_not_deconvnet(graph: Graph, node: fx.Node) -> str | None:
+    """Return why the deconvnet isn't defined from a node down, or None if it is."""
+    found = ancestors([node])
+    signals = _signals(graph)
+    for one in graph.nodes:
+        if one not in found or one not in signals:
+            continue
+        kind = graph.operations[one].kind
+        if kind in _LINEAR or kind in _SWITCHED or kind in _RECTIFIERS or kind == "localnorm":
+            continue
+        if kind in _SCALED and sum(n in signals for n in one.all_input_nodes) == 1:
+            continue
+        what = graph.operations[one].options.get("name", kind) if kind == "other" else kind
+        return f"the deconvnet isn't defined for {what} ({graph.names.get(one, one.name)})"
+    return None
+
+
+def _signals(graph: Graph) -> set[fx.Node]:
+    """Return the nodes that carry values of the image, not sizes or parameters."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        is_value = isinstance(graph.values.get(node), torch.Size | list)
+        from_image = any(n in found for n in node.all_input_nodes)
+        if graph.operations[node].kind == "input" or (from_image and is_value):
+            found.add(node)
+    return found
+
+
+class _Rectify(torch.autograd.Function):
+    """A rectifier whose backward pass follows a rule."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, rectify: Callable[[Tensor], Tensor], rule: str) -> Tensor:
+        ctx.save_for_backward(signal)
+        ctx.rectify, ctx.rule = rectify, rule
+        return rectify(signal)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (signal,) = ctx.saved_tensors
+        grad = grads[0]
+        if ctx.rule == "guided":
+            grad = grad.clamp(min=0)
+        with torch.enable_grad():
+            leaf = signal.detach().requires_grad_()
+            (passed,) = torch.autograd.grad(ctx.rectify(leaf), leaf, grad)
+        return passed, None, None
+
+
+class _DeconvRectify(torch.autograd.Function):
+    """A rectifier whose backward pass rectifies the signal, whatever the input was."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, rectify: Callable[[Tensor], Tensor], slope: float) -> Tensor:
+        ctx.slope = slope
+        return rectify(signal)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return functional.leaky_relu(grads[0], ctx.slope), None, None
+
+
+class Backward(Execution):
+    """Run a graph so that `torch.autograd` goes back through it by a rule.
+
+    Raises
+    ------
+    MethodError
+        for a rule that doesn't exist, or an operation that it isn't defined for.
+    """
+
+    def __init__(self, graph: Graph, node: fx.Node, rule: str) -> None:
+        super().__init__(graph, [node], keep=True)
+        if rule not in RULES:
+            raise MethodError(f"there is no rule {rule!r}; the rules are {', '.join(RULES)}.")
+        reason = why_not_deconvnet(graph, node) if rule == "deconvnet" else None
+        if reason:
+            raise MethodError(f"{reason}; the rules guided and gradient are.")
+        self._graph = graph
+        self._rule = rule
+
+    def run_node(self, n: fx.Node) -> Any:
+        operation = self._graph.operations[n]
+        if operation.kind in _RECTIFIERS:
+            return self._rectify(operation, self.env[n.all_input_nodes[0]])
+        if operation.kind == "localnorm" and self._rule != "gradient":
+            signal = self.env[n.all_input_nodes[0]]
+            with torch.no_grad():
+                ones = signal.new_ones(())
+                scale = self._denominator(operation, signal)
+            return signal * (ones / scale)
+        if operation.in_place:  # on a copy: autograd may need what it would overwrite
+            source = n.all_input_nodes[0]
+            kept = self.env[source]
+            self.env[source] = kept.clone()
+            result = super().run_node(n)
+            self.env[source] = kept
+            return result
+        return super().run_node(n)
+
+    def _rectify(self, operation: Operation, signal: Tensor) -> Tensor:
+        slope = float(operation.options.get("negative_slope", 0.0))
+        rectify: Callable[[Tensor], Tensor]
+        if operation.kind == "relu6":
+            rectify = functional.relu6
+        else:
+            rectify = _leaky(slope)
+        if self._rule == "deconvnet":
+            return _DeconvRectify.apply(signal, rectify, slope)  # type: ignore[no-any-return]
+        return _Rectify.apply(signal, rectify, self._rule)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _denominator(operation: Operation, signal: Tensor) -> Tensor:
+        o = operation.options
+        ones = torch.ones_like(signal)
+        normalised = functional.local_response_norm(signal, o["size"], o["alpha"], o["beta"], o["k"])
+        return torch.where(normalised != 0, signal / normalised, ones)
+
+
+def _leaky(slope: float) -> Callable[[Tensor], Tensor]:
+    if slope == 0:
+        return functional.relu
+    return lambda signal: functional.leaky_relu(signal, slope)

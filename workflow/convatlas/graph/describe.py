@@ -1,0 +1,209 @@
+"""Describe a network's layers: what `layers.json` says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from convatlas.errors import ModelError
+from convatlas.files import write_json
+from convatlas.graph.geometry import Axis, Field, fields
+from convatlas.graph.operations import POINTWISE, TRANSPARENT
+from convatlas.graph.tracing import Graph, trace
+from convatlas.layers import Layer
+from convatlas.graph.backward import why_not_deconvnet
+
+_PARAMETRIC = ("conv", "linear", "conv_transpose")
+_POOLS = ("maxpool", "avgpool", "lppool", "adaptive_avgpool", "adaptive_maxpool", "mean", "amax")
+_KINDS = {"adaptive_avgpool": "avgpool", "adaptive_maxpool": "maxpool", "mean": "avgpool"}
+
+
+def describe_model(
+    model: nn.Module, size: tuple[int, int, int], output: str | os.PathLike[str]
+) -> None:
+    """Trace a network for images of `size` (C,H,W) and write its `layers.json`."""
+    write_json(output, [layer.as_json() for layer in layers_of(trace(model, size))])
+
+
+def layer_nodes(graph: Graph) -> dict[str, fx.Node]:
+    """Return the nodes worth naming as layers, by name, in execution order.
+
+    These are the operations whose output is a stack of feature maps (N,U,H,W) or a
+    vector (N,U) and that change values: not dropout, reshapes or slices.
+    """
+    seen = fields(graph)
+    return {
+        graph.names[node]: node
+        for node in graph.nodes
+        if node in seen
+        and node in graph.names
+        and graph.operations[node].kind not in TRANSPARENT
+        and _is_layer(graph.values[node], seen[node])
+    }
+
+
+def _is_layer(value: Any, field: Field) -> bool:
+    if not isinstance(value, torch.Size):
+        return False
+    return field.is_map(value) or len(value) == 2
+
+
+def layers_of(graph: Graph) -> list[Layer]:
+    """Return the layers of a traced network, in execution order.
+
+    Raises
+    ------
+    ModelError
+        if the network's output isn't one score per class.
+    """
+    nodes = layer_nodes(graph)
+    seen = fields(graph)
+    names = {node: name for name, node in nodes.items()}
+    layers = [_layer(graph, name, node, seen[node], names) for name, node in nodes.items()]
+    result = _nearest(graph.output, names)
+    if len(graph.values[graph.output]) != 2 or len(result) != 1:
+        shape = tuple(graph.values[graph.output][1:])
+        raise ModelError(
+            f"the network's output has the shape (N, {', '.join(map(str, shape))}), not (N, classes). "
+            "Only classifiers can be looked at; wrap the network so that it returns class scores."
+        )
+    code = _code(graph, nodes[result[0]], names)
+    ends = _stage_ends(layers, code)
+    return [
+        replace(
+            layer,
+            output=layer.name == result[0],
+            code=layer.name == code,
+            stage_end=layer.name in ends,
+        )
+        for layer in layers
+    ]
+
+
+def _layer(
+    graph: Graph, name: str, node: fx.Node, field: Field, names: dict[fx.Node, str]
+) -> Layer:
+    shape = tuple(graph.values[node][1:])
+    kind = graph.operations[node].kind
+    axes = (field.y, field.x)
+    regular = all(_is_regular(axis) for axis in axes)
+    feeding = [found for source in node.all_input_nodes for found in _nearest(source, names)]
+    return Layer(
+        name=name,
+        kind=_KINDS.get(kind, kind),
+        units=shape[0],
+        shape=shape,
+        size=_both(int((axis.last - axis.first).max()) + 1 for axis in axes),
+        stride=_both(_stride(axis) for axis in axes),
+        start=_both(int(axis.first[0]) for axis in axes),
+        exact=field.y.exact and field.x.exact,
+        intervals=None if regular else (_intervals(field.y), _intervals(field.x)),
+        inputs=tuple(dict.fromkeys(feeding)),
+        deconvnet=why_not_deconvnet(graph, node),
+        weight=f"{node.target}.weight" if kind in _PARAMETRIC and node.op == "call_module" else None,
+    )
+
+
+def _both(values: Any) -> tuple[int, int]:
+    y, x = values
+    return y, x
+
+
+def _is_regular(axis: Axis) -> bool:
+    if len(axis) == 1:
+        return True
+    steps = axis.first[1:] - axis.first[:-1]
+    widths = axis.last - axis.first
+    return bool((steps == steps[0]).all() and (widths == widths[0]).all())
+
+
+def _stride(axis: Axis) -> int:
+    return int(axis.first[1] - axis.first[0]) if len(axis) > 1 else round(axis.step)
+
+
+def _intervals(axis: Axis) -> list[list[int]]:
+    return [[int(a), int(b)] for a, b in zip(axis.first, axis.last, strict=True)]
+
+
+def _nearest(node: fx.Node, names: dict[fx.Node, str]) -> list[str]:
+    """Return the layers that feed a node, looking through what isn't a layer."""
+    found: dict[str, None] = {}
+    visited: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        if one in visited:
+            continue
+        visited.add(one)
+        if one in names:
+            found[names[one]] = None
+        else:
+            stack.extend(reversed(one.all_input_nodes))
+    return list(found)
+
+
+def _code(graph: Graph, output: fx.Node, names: dict[fx.Node, str]) -> str:
+    """Return the layer that feeds the last one with weights: the classifier."""
+    node = output
+    while graph.operations[node].kind not in _PARAMETRIC:
+        sources = [s for s in node.all_input_nodes if s.op != "get_attr"]
+        if not sources:
+            return names[output]
+        node = sources[0]
+    feeding = [name for source in node.all_input_nodes for name in _nearest(source, names)]
+    return feeding[0] if feeding else names[output]
+
+
+def _stage_ends(layers: Sequence[Layer], code: str) -> set[str]:
+    """Return a layer for each resolution: the last of its blocks, or simply the last.
+
+    Blocks end where branches join (and in the BatchNorm or ReLU right behind); what
+    follows at that resolution belongs to the next block already, as in MobileNet.
+    Counted are the layers from the first with weights to the code. Pooling begins a
+    stage rather than ending one, so a stage of pools alone is none.
+    """
+    begin = next((i for i, layer in enumerate(layers) if layer.kind in _PARAMETRIC), 0)
+    end = next(i for i, layer in enumerate(layers) if layer.name == code)
+    stages: dict[tuple[int, ...], list[Layer]] = {}
+    for layer in layers[begin : end + 1]:
+        if layer.is_map and layer.kind not in _POOLS:
+            stages.setdefault(layer.shape[1:], []).append(layer)
+    ends = {stage[-1].name for stage in list(stages.values())[-1:]}
+    ends |= {_block_end(stage).name for stage in list(stages.values())[:-1]}
+    last = layers[end]
+    if not last.is_map and last.kind not in _POOLS:
+        ends.add(last.name)
+    return ends
+
+
+def _block_end(stage: Sequence[Layer]) -> Layer:
+    joins = [layer for layer in stage if layer.kind in ("add", "cat")]
+    if not joins:
+        return stage[-1]
+    end = joins[-1]
+    for layer in stage:
+        if layer.inputs == (end.name,) and layer.kind in POINTWISE:
+            end = layer
+    return end
+
+
+def receptive_fields(model: nn.Module, size: tuple[int, int, int]) -> dict[str, Layer]:
+    """Return the receptive field of every layer of a network, by the layer's name.
+
+    Parameters
+    ----------
+    model : any network that fx can trace and that takes (N,C,H,W).
+    size : (C,H,W) of the images.
+
+    Returns
+    -------
+    dict
+        of `Layer`, whose `size`, `stride` and `start` are [y, x] in input pixels, and
+        whose `exact` tells whether the field is exact or an upper bound.
+    """
+    return {layer.name: layer for layer in layers_of(trace(model, size))}

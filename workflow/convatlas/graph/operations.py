@@ -1,0 +1,257 @@
+"""What the nodes of a traced network do, whichever way they are written.
+
+``nn.ReLU(inplace=True)``, ``F.relu``, ``torch.relu`` and ``x.relu_()`` are one
+operation. Everything that must know what an operation does (receptive fields,
+backward rules) asks here, and only here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+# Kinds that change each value by itself, as a function of nothing else.
+POINTWISE = frozenset(
+    "relu relu6 leaky_relu prelu rrelu elu selu celu silu gelu hardswish hardsigmoid sigmoid tanh "
+    "softplus mish hardtanh logsigmoid threshold identity dropout batchnorm localnorm clamp "
+    "affine exp sqrt abs square".split()
+)
+
+# Kinds that pass values on unchanged, so that naming them as layers would show everything twice.
+TRANSPARENT = frozenset("input identity dropout reshape permute chunk item other_value".split())
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What one node does.
+
+    `kind` is a name from this module's tables, or ``other`` where it isn't known.
+    `options` holds the node's arguments by name; a value may still be an fx node
+    where it is computed on the way.
+    """
+
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    in_place: bool = False
+
+
+# ---------------------------------------------------------------------- modules
+
+_WINDOW = ("kernel_size", "stride", "padding")
+_CONV = (*_WINDOW, "dilation", "groups")
+
+_MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
+    nn.Conv2d: ("conv", _CONV),
+    nn.ConvTranspose2d: ("conv_transpose", (*_CONV, "output_padding")),
+    nn.Linear: ("linear", ()),
+    nn.BatchNorm2d: ("batchnorm", ()),
+    nn.BatchNorm1d: ("batchnorm", ()),
+    nn.LocalResponseNorm: ("localnorm", ("size", "alpha", "beta", "k")),
+    nn.CrossMapLRN2d: ("localnorm", ("size", "alpha", "beta", "k")),
+    nn.LayerNorm: ("layernorm", ("normalized_shape",)),
+    nn.GroupNorm: ("groupnorm", ()),
+    nn.InstanceNorm2d: ("groupnorm", ()),
+    nn.MaxPool2d: ("maxpool", (*_WINDOW, "dilation", "ceil_mode")),
+    nn.AvgPool2d: ("avgpool", (*_WINDOW, "ceil_mode")),
+    nn.LPPool2d: ("lppool", ("kernel_size", "stride", "ceil_mode")),
+    nn.AdaptiveAvgPool2d: ("adaptive_avgpool", ("output_size",)),
+    nn.AdaptiveMaxPool2d: ("adaptive_maxpool", ("output_size",)),
+    nn.Upsample: ("interpolate", ("mode", "align_corners")),
+    nn.UpsamplingNearest2d: ("interpolate", ("mode", "align_corners")),
+    nn.UpsamplingBilinear2d: ("interpolate", ("mode", "align_corners")),
+    nn.ZeroPad2d: ("pad", ("padding",)),
+    nn.ConstantPad2d: ("pad", ("padding",)),
+    nn.ReflectionPad2d: ("pad", ("padding",)),
+    nn.ReplicationPad2d: ("pad", ("padding",)),
+    nn.Flatten: ("reshape", ()),
+    nn.Unflatten: ("reshape", ()),
+    nn.Identity: ("identity", ()),
+    nn.Dropout: ("dropout", ()),
+    nn.Dropout1d: ("dropout", ()),
+    nn.Dropout2d: ("dropout", ()),
+    nn.AlphaDropout: ("dropout", ()),
+    nn.FeatureAlphaDropout: ("dropout", ()),
+    nn.Softmax: ("softmax", ("dim",)),
+    nn.LogSoftmax: ("log_softmax", ("dim",)),
+    nn.Softmax2d: ("softmax", ()),
+    nn.ReLU: ("relu", ()),
+    nn.ReLU6: ("relu6", ()),
+    nn.Hardtanh: ("hardtanh", ("min_val", "max_val")),
+    nn.LeakyReLU: ("leaky_relu", ("negative_slope",)),
+    nn.PReLU: ("prelu", ()),
+    nn.RReLU: ("rrelu", ()),
+    nn.ELU: ("elu", ()),
+    nn.SELU: ("selu", ()),
+    nn.CELU: ("celu", ()),
+    nn.SiLU: ("silu", ()),
+    nn.GELU: ("gelu", ()),
+    nn.Hardswish: ("hardswish", ()),
+    nn.Hardsigmoid: ("hardsigmoid", ()),
+    nn.Sigmoid: ("sigmoid", ()),
+    nn.Tanh: ("tanh", ()),
+    nn.Softplus: ("softplus", ()),
+    nn.Mish: ("mish", ()),
+    nn.LogSigmoid: ("logsigmoid", ()),
+    nn.Threshold: ("threshold", ()),
+    nn.PixelShuffle: ("other", ()),
+    nn.MultiheadAttention: ("attention", ()),
+}
+
+# -------------------------------------------------------------------- functions
+# name -> (kind, names of the arguments after the first). A trailing underscore,
+# and an argument `inplace`, mean in place.
+
+_POOL = ("kernel_size", "stride", "padding")
+_ACTIVATIONS = (
+    "relu6 leaky_relu prelu rrelu elu selu celu silu gelu hardswish hardsigmoid sigmoid tanh "
+    "softplus mish hardtanh logsigmoid"
+).split()
+
+_CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "conv2d": ("conv", ("weight", "bias", "stride", "padding", "dilation", "groups")),
+    "conv_transpose2d": (
+        "conv_transpose",
+        ("weight", "bias", "stride", "padding", "output_padding", "groups", "dilation"),
+    ),
+    "linear": ("linear", ("weight", "bias")),
+    "batch_norm": ("batchnorm", ("running_mean", "running_var", "weight", "bias", "training")),
+    "local_response_norm": ("localnorm", ("size", "alpha", "beta", "k")),
+    "layer_norm": ("layernorm", ("normalized_shape", "weight", "bias", "eps")),
+    "group_norm": ("groupnorm", ("num_groups",)),
+    "instance_norm": ("groupnorm", ()),
+    "max_pool2d": ("maxpool", (*_POOL, "dilation", "ceil_mode", "return_indices")),
+    "_max_pool2d": ("maxpool", (*_POOL, "dilation", "ceil_mode", "return_indices")),
+    "avg_pool2d": ("avgpool", (*_POOL, "ceil_mode", "count_include_pad")),
+    "lp_pool2d": ("lppool", ("norm_type", "kernel_size", "stride", "ceil_mode")),
+    "adaptive_avg_pool2d": ("adaptive_avgpool", ("output_size",)),
+    "adaptive_max_pool2d": ("adaptive_maxpool", ("output_size", "return_indices")),
+    "_adaptive_max_pool2d": ("adaptive_maxpool", ("output_size", "return_indices")),
+    "interpolate": ("interpolate", ("size", "scale_factor", "mode", "align_corners")),
+    "upsample": ("interpolate", ("size", "scale_factor", "mode", "align_corners")),
+    "pad": ("pad", ("padding", "mode", "value")),
+    "_pad": ("pad", ("padding", "mode", "value")),
+    "relu": ("relu", ()),
+    "threshold": ("threshold", ("threshold", "value")),
+    "clamp": ("clamp", ("min", "max")),
+    "clip": ("clamp", ("min", "max")),
+    "exp": ("exp", ()),
+    "sqrt": ("sqrt", ()),
+    "abs": ("abs", ()),
+    "square": ("square", ()),
+    "neg": ("affine", ()),
+    "softmax": ("softmax", ("dim",)),
+    "log_softmax": ("log_softmax", ("dim",)),
+    "dropout": ("dropout", ()),
+    "dropout2d": ("dropout", ()),
+    "feature_dropout": ("dropout", ()),
+    "alpha_dropout": ("dropout", ()),
+    "stochastic_depth": ("dropout", ()),
+    "contiguous": ("identity", ()),
+    "clone": ("identity", ()),
+    "detach": ("identity", ()),
+    "float": ("identity", ()),
+    "to": ("identity", ()),
+    "type_as": ("identity", ()),
+    "add": ("add", ("other",)),
+    "iadd": ("add", ("other",)),
+    "sub": ("add", ("other",)),
+    "isub": ("add", ("other",)),
+    "mul": ("mul", ("other",)),
+    "imul": ("mul", ("other",)),
+    "truediv": ("div", ("other",)),
+    "itruediv": ("div", ("other",)),
+    "div": ("div", ("other",)),
+    "maximum": ("maximum", ("other",)),
+    "minimum": ("maximum", ("other",)),
+    "cat": ("cat", ("dim",)),
+    "concat": ("cat", ("dim",)),
+    "concatenate": ("cat", ("dim",)),
+    "mean": ("mean", ("dim", "keepdim")),
+    "amax": ("amax", ("dim", "keepdim")),
+    "sum": ("mean", ("dim", "keepdim")),
+    "flatten": ("reshape", ("start_dim", "end_dim")),
+    "view": ("reshape", ()),
+    "reshape": ("reshape", ()),
+    "squeeze": ("reshape", ()),
+    "unsqueeze": ("reshape", ()),
+    "unflatten": ("reshape", ()),
+    "permute": ("permute", ("dims",)),
+    "transpose": ("transpose", ("dim0", "dim1")),
+    "swapaxes": ("transpose", ("dim0", "dim1")),
+    "chunk": ("chunk", ("chunks", "dim")),
+    "split": ("chunk", ("split_size", "dim")),
+    "tensor_split": ("chunk", ("indices", "dim")),
+    "getitem": ("item", ("index",)),
+    "bmm": ("matmul", ()),
+    "matmul": ("matmul", ("other",)),
+    "einsum": ("matmul", ()),
+    "scaled_dot_product_attention": ("attention", ()),
+    **{name: (name, ()) for name in _ACTIVATIONS},
+}
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "conv": {"stride": 1, "padding": 0, "dilation": 1, "groups": 1},
+    "conv_transpose": {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1},
+    "maxpool": {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False},
+    "avgpool": {"stride": None, "padding": 0, "ceil_mode": False},
+    "lppool": {"stride": None, "padding": 0, "ceil_mode": False},
+    "interpolate": {"mode": "nearest", "align_corners": None},
+    "cat": {"dim": 0},
+    "chunk": {"dim": 0},
+    "leaky_relu": {"negative_slope": 0.01},
+    "localnorm": {"alpha": 1e-4, "beta": 0.75, "k": 1.0},
+    "mean": {"dim": None, "keepdim": False},
+    "amax": {"dim": None, "keepdim": False},
+}
+
+
+def identify(node: fx.Node, module: fx.GraphModule) -> Operation:
+    """Return what a node does; ``other`` where it isn't known."""
+    if node.op in ("placeholder", "output", "get_attr"):
+        return Operation({"placeholder": "input", "output": "output"}.get(node.op, "other_value"))
+    if node.op == "call_module":
+        return _of_module(module.get_submodule(str(node.target)))
+    return _of_call(node)
+
+
+def _of_module(module: nn.Module) -> Operation:
+    for kind in type(module).__mro__:
+        if kind in _MODULES:
+            name, options = _MODULES[kind]
+            values = {o: getattr(module, o) for o in options if hasattr(module, o)}
+            values = _DEFAULTS.get(name, {}) | values
+            return Operation(name, values, in_place=bool(getattr(module, "inplace", False)))
+    return Operation("other", {"name": type(module).__name__})
+
+
+def _of_call(node: fx.Node) -> Operation:
+    name = node.target if isinstance(node.target, str) else _function_name(node.target)
+    plain = name.rstrip("_") if not name.startswith("__") else name
+    if plain not in _CALLS:
+        return Operation("other", {"name": plain})
+    kind, arguments = _CALLS[plain]
+    options = _DEFAULTS.get(kind, {}) | dict(zip(arguments, node.args[1:], strict=False))
+    options |= {k: v for k, v in node.kwargs.items() if k != "inplace"}
+    in_place = name != plain or plain in ("iadd", "isub", "imul", "itruediv")
+    return Operation(kind, options, in_place=in_place or bool(node.kwargs.get("inplace", False)))
+
+
+def _function_name(target: Callable[..., Any]) -> str:
+    return str(getattr(target, "__name__", type(target).__name__))
+
+
+def functional_max_pool(value: torch.Tensor, options: Mapping[str, Any]) -> torch.Tensor:
+    """Max-pool by an operation's options."""
+    return functional.max_pool2d(
+        value,
+        options["kernel_size"],
+        options["stride"],
+        options["padding"],
+        options["dilation"],
+        options["ceil_mode"],
+    )

@@ -1,0 +1,257 @@
+"""Trace a network into a graph of operations with readable names.
+
+Layer names are those of torchvision's feature extraction: the path of the module,
+or the path of the module that runs it and the operation's name, with ``_1``,
+``_2``, ... for further calls of the same one. Two things differ. Blocks that
+torchvision keeps closed (``torchvision.ops``: Conv2dNormActivation,
+SqueezeExcitation) are traced through, so their inner layers can be looked at; the
+last operation in the block bears the block's name. And a module called ``conv_2``
+keeps its name, where torchvision takes the ``_2`` for a counter and drops it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from convatlas.errors import LayerError, ModelError, did_you_mean
+from convatlas.graph.operations import Operation, identify
+from convatlas.job import log
+
+_BATCH = 2  # of the trial run: with one image, `squeeze()` would drop the batch axis too
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced network.
+
+    Attributes
+    ----------
+    module : the network as an fx graph, in evaluation mode.
+    names : the name of each node, in execution order.
+    operations : what each node does.
+    values : for each node, the shape of its output for one batch (a `torch.Size`,
+        with 2 as the batch), a list of these for several tensors, or the output itself
+        where it is no tensor.
+    size : (C,H,W) of the input.
+    """
+
+    module: fx.GraphModule
+    names: dict[fx.Node, str]
+    operations: dict[fx.Node, Operation]
+    values: dict[fx.Node, Any]
+    size: tuple[int, int, int]
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        """The nodes in execution order."""
+        return list(self.module.graph.nodes)
+
+    @property
+    def output(self) -> fx.Node:
+        """The node whose value the network returns."""
+        result = next(n for n in reversed(self.nodes) if n.op == "output").args[0]
+        if not isinstance(result, fx.Node):
+            raise ModelError(
+                f"the network returns {type(result).__name__}, not one tensor of class scores. "
+                "Wrap it in a module whose forward returns that tensor."
+            )
+        return result
+
+    def node(self, name: str) -> fx.Node:
+        """Return the node with that name.
+
+        Raises
+        ------
+        LayerError
+            if there is none; the message offers the nearest names.
+        """
+        for node, known in self.names.items():
+            if known == name:
+                return node
+        raise LayerError(f"there is no layer {name!r}.{did_you_mean(name, self.names.values())}")
+
+
+class _Tracer(fx.Tracer):
+    """An fx tracer that names nodes, and decides on shapes by trying them.
+
+    A condition or a loop on a *shape* is resolved for the given input size, by a
+    run on tensors without data; one on values can't be and makes the module opaque.
+    """
+
+    def __init__(self, size: tuple[int, int, int], opaque: set[str]) -> None:
+        super().__init__()
+        self._size = size
+        self._opaque = opaque
+        self._path: list[str] = []
+        self._used: dict[str, int] = {}
+        self.names: dict[fx.Node, str] = {}
+        self.failed: str | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name in self._opaque or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        path = self.path_of_module(m)
+        self._path.append(path)
+        try:
+            result = super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or path  # the innermost one that can't be traced
+            raise
+        finally:
+            self._path.pop()
+        closed = any(c.__module__.startswith("torchvision.ops") for c in type(m).__mro__)
+        if closed and isinstance(result, fx.Proxy) and self.names[result.node].startswith(f"{path}."):
+            self.names[result.node] = self._unique(path)
+        return result
+
+    def create_proxy(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Proxy:
+        proxy = super().create_proxy(kind, target, *args, **kwargs)
+        if kind == "call_module":
+            name = str(target)
+        else:
+            parent = self._path[-1] if self._path else ""
+            operation = re.sub(r"_\d+$", "", proxy.node.name)  # fx counts over the whole graph
+            name = f"{parent}.{operation}" if parent else operation
+        self.names[proxy.node] = self._unique(name)
+        return proxy
+
+    def _unique(self, name: str) -> str:
+        count = self._used.get(name, 0)
+        self._used[name] = count + 1
+        return f"{name}_{count}" if count else name
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return bool(self._try_out(obj))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        try:
+            return super().iter(obj)
+        except fx.proxy.TraceError:
+            return iter([obj[i] for i in range(len(self._try_out(obj)))])
+
+    def _try_out(self, proxy: fx.Proxy) -> Any:
+        """Return the value of a proxy for an input of the given size, without data."""
+        graph = fx.Graph()
+        kept: dict[fx.Node, fx.Node] = {}
+        graph.graph_copy(self.graph, kept)
+        graph.output(kept[proxy.node])
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+            image = mode.from_tensor(torch.zeros(_BATCH, *self._size))
+            return fx.Interpreter(fx.GraphModule(self.root, graph)).run(image)
+
+
+def trace(model: nn.Module, size: tuple[int, int, int]) -> Graph:
+    """Trace a network for inputs of one size.
+
+    A module that can't be traced (its path depends on the values it sees) is kept
+    closed, as one opaque operation; the log says which.
+
+    Parameters
+    ----------
+    model : any network that takes one batch of images (N,C,H,W). It is put into
+        evaluation mode.
+    size : (C,H,W).
+
+    Raises
+    ------
+    ModelError
+        if the network as a whole can't be traced, or fails on an input of that size.
+    """
+    model.eval()
+    opaque: set[str] = set()
+    while True:
+        tracer = _Tracer(size, opaque)
+        try:
+            graph = tracer.trace(model)
+            break
+        except Exception as error:
+            if tracer.failed is None or tracer.failed in opaque:
+                raise ModelError(
+                    f"the network can't be traced: {_first_line(error)} "
+                    "Put the part whose path depends on the values it sees into a module "
+                    "of its own; it is then kept closed."
+                ) from error
+            log.warning(
+                "module %s can't be traced (%s); it is kept closed", tracer.failed, _first_line(error)
+            )
+            opaque.add(tracer.failed)
+    module = fx.GraphModule(model, graph)
+    module.eval()
+    operations = {node: identify(node, module) for node in graph.nodes}
+    _follow_in_place(graph, operations)
+    graph.eliminate_dead_code()
+    module.recompile()
+    operations = {node: operations[node] for node in graph.nodes}
+    names = {node: tracer.names[node] for node in graph.nodes if node in tracer.names}
+    return Graph(module, names, operations, _try_shapes(module, size), size)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def _follow_in_place(graph: fx.Graph, operations: dict[fx.Node, Operation]) -> None:
+    """Let uses of a tensor after an in-place operation on it refer to that operation.
+
+    fx keeps the two apart, though they are the same memory: ``F.relu_(x)`` followed
+    by a use of ``x`` means the rectified values.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        changed = node.args[0] if node.args else None
+        if operations[node].in_place and isinstance(changed, fx.Node):
+            changed.replace_all_uses_with(
+                node, delete_user_cb=lambda user, node=node: order[user] > order[node]
+            )
+
+
+class _Shapes(fx.Interpreter):
+    """Run a graph and keep each output's shape."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.values: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        self.values[n] = _shapes(result)
+        return result
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.shape
+    if isinstance(value, torch.Size):  # asked for by the network itself
+        return tuple(value)
+    if isinstance(value, tuple | list):
+        return [_shapes(v) for v in value]
+    return value
+
+
+def _try_shapes(module: fx.GraphModule, size: tuple[int, int, int]) -> dict[fx.Node, Any]:
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    run = _Shapes(module)
+    run.extra_traceback = False
+    try:
+        with torch.no_grad():
+            run.run(torch.zeros(_BATCH, *size, device=device))
+    except RuntimeError as error:
+        raise ModelError(
+            f"the network fails on an image of {size[1]} x {size[2]} pixels and {size[0]} channels: "
+            f"{_first_line(error)} Give the data set the size that the network takes "
+            "(its `size`, or `resize` and `crop`)."
+        ) from error
+    return run.values

@@ -1,0 +1,1 @@
+"""Networks: building them, filling them with weights, and training them."""

@@ -1,0 +1,114 @@
+"""Rank the image patches that excite each unit of a layer most.
+
+One pass over the stored maxima with a running top-k, so memory depends on k and
+the number of units, not of images.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convatlas.layers import find_layer, read_layers
+from convatlas.store import Activations, Images, Patches, Recipe, write
+
+Path = str | os.PathLike[str]
+
+
+class TopK:
+    """A running top-k for each of many units.
+
+    Ties go to the lower image index. Starts at minus infinity, so that a unit whose
+    answers are all negative has a strongest image too.
+
+    Attributes
+    ----------
+    value : (U,k) float32, descending; -inf where there is no image yet.
+    image : (U,k) int64, -1 where there is none.
+    location : (U,k,2) int64, -1 where there is none.
+    """
+
+    def __init__(self, units: int, k: int) -> None:
+        self.value = np.full((units, k), -np.inf, dtype=np.float32)
+        self.image = np.full((units, k), -1, dtype=np.int64)
+        self.location = np.full((units, k, 2), -1, dtype=np.int64)
+        self._low = np.full(units, np.inf, dtype=np.float32)
+        self._high = np.full(units, -np.inf, dtype=np.float32)
+        self._count = 0
+
+    def add(
+        self,
+        start: int,
+        value: NDArray[np.floating],
+        location: NDArray[np.integer],
+    ) -> None:
+        """Add the images from `start` on: `value` (n,U), `location` (n,U,2)."""
+        self._count += len(value)
+        self._low = np.minimum(self._low, value.min(0, initial=np.inf))
+        self._high = np.maximum(self._high, value.max(0, initial=-np.inf))
+        k = self.value.shape[1]
+        # Within a block a stable sort leaves equal values in image order; the
+        # running entries come first, and theirs are lower images.
+        best = np.argsort(-value, axis=0, kind="stable")[:k].T
+        values = np.concatenate([self.value, np.take_along_axis(value.T, best, 1)], axis=1)
+        images = np.concatenate([self.image, best + start], axis=1)
+        places = np.take_along_axis(location.transpose(1, 0, 2), best[..., None], 1)
+        places = np.concatenate([self.location, places], axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+        self.value = np.take_along_axis(values, order, 1)
+        self.image = np.take_along_axis(images, order, 1)
+        self.location = np.take_along_axis(places, order[..., None], 1)
+
+    @property
+    def dead(self) -> NDArray[np.bool_]:
+        """(U,) whether a unit gave every one of several images the same answer."""
+        return (self._count > 1) & (self._low == self._high)
+
+
+def rank_patches(
+    *,
+    activations: Path,
+    layers: Path,
+    images: Path,
+    output: Path,
+    recipe: Recipe,
+    layer: str,
+    per_unit: int,
+) -> None:
+    """Write the `per_unit` strongest patches of each unit of a layer."""
+    described = find_layer(read_layers(layers), layer)
+    with Images(images) as data:
+        size = data.size
+    with Activations(activations) as stored:
+        _, units = stored.shape(layer)
+        top = TopK(units, per_unit)
+        for start, block in stored.blocks(layer, ["max", "argmax"]):
+            top.add(start, block["max"], block["argmax"])
+    box = described.boxes(np.maximum(top.location, 0))
+    box[top.image < 0] = 0
+    write(
+        output,
+        Patches(
+            unit=np.arange(units),
+            value=top.value,
+            image=top.image,
+            location=top.location,
+            box=box,
+            outside=share_outside(box, size),
+            dead=top.dead,
+            layer=layer,
+        ),
+        recipe,
+    )
+
+
+def share_outside(box: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the share of each box (...,4) that lies outside an image of `size`."""
+    inside = np.ones(box.shape[:-1])
+    for low, high, limit in ((0, 2, size[0]), (1, 3, size[1])):
+        length = np.maximum(box[..., high] - box[..., low], 1)
+        within = np.minimum(box[..., high], limit) - np.maximum(box[..., low], 0)
+        inside = inside * np.clip(within, 0, None) / length
+    return np.asarray(1 - inside, dtype=np.float32)

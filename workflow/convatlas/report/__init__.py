@@ -1,0 +1,1 @@
+"""The report: one folder with a page that shows a study."""

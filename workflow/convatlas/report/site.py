@@ -1,0 +1,331 @@
+"""Build a study's report: one page with every figure, in a folder that needs nothing else.
+
+The page opens from disk: its style is inside, its pictures lie beside it in
+``assets``, and it uses no script. All texts, names of classes and files among them,
+are escaped.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docutils.core import publish_parts  # type: ignore[import-untyped]
+from docutils.utils import SystemMessage  # type: ignore[import-untyped]
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from convatlas import __version__
+from convatlas.errors import StoreError
+from convatlas.figures.labels import class_name, read_classes, shape_text
+from convatlas.files import read_csv, read_json, replacing, write_text
+from convatlas.layers import Layer, read_layers
+from convatlas.store import Recipe
+
+TEMPLATES = Path(__file__).parent / "templates"
+_PACKAGES = ("torch", "torchvision", "numpy", "h5py", "matplotlib", "opentsne", "snakemake")
+_BESIDE = ("csv", "svg", "pdf")  # what may lie beside a figure's PNG
+
+AnyPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the report.
+
+    Attributes
+    ----------
+    path : the PNG; its CSV, SVG and PDF, where they lie beside it, are taken along.
+    analysis : the section that it belongs to.
+    caption : reStructuredText with a title; figures that share it stand together.
+    layer : the layer that it shows, if it is one.
+    exhibit : the number of the exhibit that it shows, if it is one.
+    """
+
+    path: AnyPath
+    analysis: str
+    caption: AnyPath
+    layer: str | None = None
+    exhibit: int | None = None
+
+
+def build_report(
+    *,
+    output: AnyPath,
+    study: str,
+    figures: Sequence[Figure],
+    card: AnyPath,
+    layers: AnyPath,
+    manifest: AnyPath,
+    predictions: AnyPath,
+    exhibits: AnyPath,
+    classes: AnyPath,
+    recipe: Recipe,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write `output`, the page, and the folder ``assets`` beside it.
+
+    Files in ``assets`` that no longer belong to the report are removed.
+
+    Parameters
+    ----------
+    figures : in the order in which they are shown.
+    card, layers, manifest, predictions, exhibits, classes : the model's model.json and
+        layers.json, the data set's manifest and class names, and the study's
+        predictions.csv and exhibits.csv.
+    recipe : the parameters, inputs and code that the page prints.
+    notes : what a reader must know, such as why a figure isn't there.
+    """
+    page = Path(output)
+    names = read_classes(classes)
+    entries = _copy_figures(figures, page.parent / "assets")
+    described = read_layers(layers)
+    shown = _exhibits(exhibits, predictions, names)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template("index.html.j2").render(
+        study=study,
+        card=read_json(card),
+        normalize=_normalization(read_json(card)),
+        score=_score(predictions),
+        outputs=next((layer.units for layer in described if layer.output), len(names)),
+        skipped=_skipped(manifest),
+        layers=[_layer_row(layer, entries) for layer in described],
+        exhibits=[row | {"figures": _of(entries, "exhibit", row["number"])} for row in shown],
+        sections=_sections(entries, {row["number"]: row["title"] for row in shown}),
+        notes=[*notes, *_undefined(described, entries)],
+        parameters=yaml.safe_dump(_plain(recipe.parameters), sort_keys=False, allow_unicode=True),
+        inputs=dict(sorted(recipe.inputs.items())),
+        code=recipe.code,
+        versions=_versions(),
+    )
+    write_text(page, text)
+
+
+# ---------------------------------------------------------------------- figures
+
+
+def _copy_figures(figures: Sequence[Figure], assets: Path) -> list[dict[str, Any]]:
+    """Copy the figures and what lies beside them; return what the page says of each."""
+    entries: list[dict[str, Any]] = []
+    kept: set[str] = set()
+    for number, figure in enumerate(figures, start=1):
+        source = Path(figure.path)
+        kind = Path(figure.caption).stem
+        about = figure.layer or ("" if figure.exhibit is None else str(figure.exhibit))
+        name = _safe("-".join(part for part in (f"{number:03d}", kind, about) if part))
+        files = {}
+        for suffix in ("png", *_BESIDE):
+            beside = source.with_suffix(f".{suffix}")
+            if suffix == "png" or beside.is_file():
+                _copy(beside, assets / f"{name}.{suffix}")
+                files[suffix] = f"assets/{name}.{suffix}"
+                kept.add(f"{name}.{suffix}")
+        with Image.open(source) as picture:
+            width, height = picture.size
+        entries.append(
+            {
+                "number": number,
+                "anchor": f"figure-{number}",
+                "analysis": figure.analysis,
+                "caption": figure.caption,
+                "kind": kind,
+                "layer": figure.layer,
+                "exhibit": figure.exhibit,
+                "files": files,
+                "width": width,
+                "height": height,
+            }
+        )
+    for stale in assets.iterdir() if assets.is_dir() else ():
+        if stale.name not in kept and stale.is_file():
+            stale.unlink()
+    return entries
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _safe(name: str) -> str:
+    """Return `name` with nothing in it that a URL or a file system might misread."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+
+
+def _sections(
+    entries: Sequence[dict[str, Any]], exhibits: Mapping[int, str]
+) -> list[dict[str, Any]]:
+    """Group the figures by analysis, and within one by caption, in their order."""
+    sections: dict[str, dict[str, dict[str, Any]]] = {}
+    for entry in entries:
+        groups = sections.setdefault(entry["analysis"], {})
+        if entry["kind"] not in groups:
+            title, body = render_caption(entry["caption"])
+            groups[entry["kind"]] = {"title": title, "text": body, "figures": []}
+        about = entry["layer"]
+        if entry["exhibit"] is not None:
+            about = exhibits.get(entry["exhibit"], f"exhibit {entry['exhibit']}")
+        same = [
+            other
+            for key in ("layer", "exhibit")
+            if entry[key] is not None
+            for other in _of(entries, key, entry[key])
+            if other is not entry
+        ]
+        groups[entry["kind"]]["figures"].append(entry | {"about": about, "same": same})
+    return [
+        {
+            "name": _section_name(analysis, list(groups.values())),
+            "anchor": f"analysis-{_safe(analysis)}",
+            "groups": list(groups.values()),
+            "count": sum(len(group["figures"]) for group in groups.values()),
+        }
+        for analysis, groups in sections.items()
+    ]
+
+
+def _section_name(analysis: str, groups: Sequence[dict[str, Any]]) -> str:
+    """Return the title of a section: of its only group of figures, or else the analysis."""
+    return groups[0]["title"] if len(groups) == 1 else analysis.replace("_", " ").capitalize()
+
+
+def _of(entries: Iterable[dict[str, Any]], key: str, value: Any) -> list[dict[str, Any]]:
+    return [entry for entry in entries if entry[key] == value]
+
+
+def render_caption(path: AnyPath) -> tuple[Markup, Markup]:
+    """Return the title and the text of a caption as HTML.
+
+    Raises
+    ------
+    StoreError
+        if it isn't correct reStructuredText.
+    """
+    settings = {
+        "_disable_config": True,
+        "file_insertion_enabled": False,
+        "halt_level": 2,
+        "raw_enabled": False,
+        "report_level": 5,
+    }
+    try:
+        parts = publish_parts(
+            Path(path).read_text(encoding="utf-8"), writer="html5", settings_overrides=settings
+        )
+    except SystemMessage as error:
+        raise StoreError(f"{path} is not correct reStructuredText: {error}. Mend it.") from error
+    title = parts["title"] or Path(path).stem.replace("_", " ").capitalize()
+    return Markup(title), Markup(parts["body"])
+
+
+# ---------------------------------------------------------------------- summary
+
+
+def _score(predictions: AnyPath) -> dict[str, Any]:
+    """Count the images, the labelled ones, and those right at first and within five guesses."""
+    table = read_csv(predictions)
+    ranks = [int(rank) for rank in table["rank"] if rank]
+    return {
+        "images": len(table["image"]),
+        "labelled": len(ranks),
+        "classes": len({label for label in table["label"] if label not in ("", "-1")}),
+        "first": sum(rank == 0 for rank in ranks),
+        "five": sum(rank < 5 for rank in ranks),
+    }
+
+
+def _skipped(manifest: AnyPath) -> list[tuple[str, str]]:
+    """Return the files that were left out, with the reasons."""
+    table = read_csv(manifest)
+    rows = zip(table["file"], table["status"], table["reason"], strict=True)
+    return [(file, reason) for file, status, reason in rows if status == "skipped"]
+
+
+def _exhibits(
+    exhibits: AnyPath, predictions: AnyPath, classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return each exhibit's number, image, label, and what the network says of it."""
+    table, told = read_csv(exhibits), read_csv(predictions)
+    rows = []
+    for number, image, label in zip(table["exhibit"], table["image"], table["label"], strict=True):
+        index = int(image)
+        name = told["name"][index]
+        rows.append(
+            {
+                "number": int(number),
+                "anchor": f"exhibit-{number}",
+                "image": index,
+                "name": name,
+                "title": f"exhibit {number}, {name}",
+                "label": class_name(classes, int(label)),
+                "predicted": class_name(classes, int(told["predicted"][index])),
+                "probability": float(told["probability"][index]),
+            }
+        )
+    return rows
+
+
+def _layer_row(layer: Layer, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    bound = "" if layer.exact else "≤ "
+    return {
+        "name": layer.name,
+        "anchor": f"layer-{_safe(layer.name)}",
+        "kind": layer.kind,
+        "shape": shape_text(layer.shape),
+        "field": bound + shape_text(layer.size),
+        "stride": shape_text(layer.stride) if layer.is_map else "–",
+        "figures": _of(entries, "layer", layer.name),
+    }
+
+
+def _undefined(layers: Sequence[Layer], entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Say for the layers that have figures why the deconvnet has none of them."""
+    shown = {entry["layer"] for entry in entries}
+    return [
+        f"No projections of {layer.name}: {layer.deconvnet}"
+        for layer in layers
+        if layer.name in shown and layer.deconvnet
+    ]
+
+
+def _normalization(card: Mapping[str, Any]) -> str:
+    parts = (
+        f"{key} ({', '.join(f'{value:.4g}' for value in card['normalize'][key])})"
+        for key in ("mean", "std")
+    )
+    return ", ".join(parts)
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what made the report, read without importing it."""
+    found = {"convatlas": __version__, "Python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a value made of types that YAML knows."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

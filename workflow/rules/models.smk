@@ -1,0 +1,93 @@
+"""Train or import each network, and describe its layers.
+
+Needs: the architecture and the weights named in the config, or images to train on.
+Makes: the weights as a plain state dict, a card that says how to build the network, the
+training's history and snapshots, and a description of every layer.
+"""
+
+
+rule train_model:
+    input:
+        images=lambda wildcards: training_images(training("dataset")(wildcards)),
+        validation=lambda wildcards: validation_images(wildcards.model),
+        classes=lambda wildcards: class_names(training("dataset")(wildcards)),
+    output:
+        weights="<results>/models/{model}/weights.pt",
+        card="<results>/models/{model}/model.json",
+        history="<results>/models/{model}/training.csv",
+        snapshots="<results>/models/{model}/snapshots.pt",
+    wildcard_constraints:
+        model=one_of(TRAINED),
+    log:
+        "<logs>/models/{model}/train_model.log",
+    benchmark:
+        "<benchmarks>/models/{model}/train_model.jsonl"
+    threads: 4
+    resources:
+        gpu=1,
+    params:
+        code=code_digest("convatlas.models.training"),
+        architecture=model("architecture"),
+        architecture_content=lambda wildcards: architecture_content(wildcards.model),
+        options=model("options"),
+        normalize=model("normalize"),
+        epochs=training("epochs"),
+        batch_size=training("batch_size"),
+        learning_rate=training("learning_rate"),
+        weight_decay=training("weight_decay"),
+        seed=training("seed"),
+        epochs_kept=training("snapshots"),
+    script:
+        "../scripts/train_model.py"
+
+
+rule import_model:
+    output:
+        weights="<results>/models/{model}/weights.pt",
+        card="<results>/models/{model}/model.json",
+    wildcard_constraints:
+        model=one_of(IMPORTED),
+    log:
+        "<logs>/models/{model}/import_model.log",
+    benchmark:
+        "<benchmarks>/models/{model}/import_model.jsonl"
+    params:
+        code=code_digest("convatlas.models.load"),
+        architecture=model("architecture"),
+        architecture_content=lambda wildcards: architecture_content(wildcards.model),
+        options=model("options"),
+        weights=model("weights"),
+        weights_content=lambda wildcards: weights_content(wildcards.model),
+        normalize=model("normalize"),
+        seed=CONFIG["seed"],
+    script:
+        "../scripts/import_model.py"
+
+
+checkpoint describe_model:
+    input:
+        weights=rules.import_model.output.weights,
+        card=rules.import_model.output.card,
+        images=lambda wildcards: shown_images(reference_dataset(wildcards.model)),
+    output:
+        layers="<results>/models/{model}/layers.json",
+    log:
+        "<logs>/models/{model}/describe_model.log",
+    benchmark:
+        "<benchmarks>/models/{model}/describe_model.jsonl"
+    params:
+        code=code_digest("convatlas.graph.describe", "convatlas.models.load"),
+        architecture_content=lambda wildcards: architecture_content(wildcards.model),
+    script:
+        "../scripts/describe_model.py"
+
+
+rule describe:
+    input:
+        layers=expand(rules.describe_model.output.layers, model=USED_MODELS),
+    log:
+        "<logs>/describe.log",
+    params:
+        names=USED_MODELS,
+    script:
+        "../scripts/describe.py"

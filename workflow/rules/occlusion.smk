@@ -1,0 +1,104 @@
+"""Slide an occluder over each exhibit and watch what the network says.
+
+Needs: exhibits, images, model, layers; for panel (c) of the figure also patches.
+Makes: all class probabilities for every position, projections of the strongest map,
+and the five-panel figure.
+"""
+
+
+rule sweep_occlusion:
+    input:
+        exhibit=rules.pick_exhibit.output.exhibit,
+        images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
+        card=lambda wildcards: model_file("card", wildcards.study),
+        weights=lambda wildcards: model_file("weights", wildcards.study),
+    output:
+        occlusion="<results>/{study}/occlusion/{exhibit}.h5",
+    log:
+        "<logs>/{study}/sweep_occlusion/{exhibit}.log",
+    benchmark:
+        "<benchmarks>/{study}/sweep_occlusion/{exhibit}.jsonl"
+    resources:
+        gpu=1,
+    params:
+        code=code_digest("convatlas.occlusion.sweeps"),
+        architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
+        size=analysis("occlusion", "size"),
+        stride=analysis("occlusion", "stride"),
+        fill=analysis("occlusion", "fill"),
+        layer=lambda wildcards: occluded_layer(wildcards.study),
+        batch_size=CONFIG["batch_size"],
+    script:
+        "../scripts/sweep_occlusion.py"
+
+
+rule project_strongest:
+    input:
+        exhibit=rules.pick_exhibit.output.exhibit,
+        occlusion=rules.sweep_occlusion.output.occlusion,
+        patches=lambda wildcards: expand(
+            rules.rank_patches.output.patches,
+            study=wildcards.study,
+            layer=occluded_layer(wildcards.study),
+        )[0],
+        images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
+        card=lambda wildcards: model_file("card", wildcards.study),
+        weights=lambda wildcards: model_file("weights", wildcards.study),
+    output:
+        strongest="<results>/{study}/strongest/{exhibit}.h5",
+    log:
+        "<logs>/{study}/project_strongest/{exhibit}.log",
+    benchmark:
+        "<benchmarks>/{study}/project_strongest/{exhibit}.jsonl"
+    resources:
+        gpu=1,
+    params:
+        code=code_digest("convatlas.strongest"),
+        architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
+        batch_size=CONFIG["batch_size"],
+    script:
+        "../scripts/project_strongest.py"
+
+
+rule plot_occlusion:
+    input:
+        exhibit=rules.pick_exhibit.output.exhibit,
+        occlusion=rules.sweep_occlusion.output.occlusion,
+        strongest=lambda wildcards: strongest_of(wildcards.study, wildcards.exhibit),
+        classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
+    output:
+        figure=report(
+            "<results>/{study}/figures/occlusion/{exhibit}.png",
+            caption="../report/occlusion.rst",
+            category="Occlusion",
+            subcategory="{study}",
+            labels={"exhibit": "{exhibit}"},
+        ),
+        others=other_formats("<results>/{study}/figures/occlusion/{exhibit}.png"),
+        numbers="<results>/{study}/figures/occlusion/{exhibit}.csv",
+    log:
+        "<logs>/{study}/plot_occlusion/{exhibit}.log",
+    benchmark:
+        "<benchmarks>/{study}/plot_occlusion/{exhibit}.jsonl"
+    params:
+        code=code_digest("convatlas.figures.occlusion"),
+        reason=lambda wildcards: why_not_projected(
+            wildcards.study, occluded_layer(wildcards.study)
+        )
+        or "",
+        formats=CONFIG["figures"]["formats"],
+        dpi=CONFIG["figures"]["dpi"],
+    script:
+        "../scripts/plot_occlusion.py"
+
+
+def strongest_of(study, exhibit):
+    """Return the projections for panel (c): none where the deconvnet isn't defined."""
+    undefined = why_not_projected(study, occluded_layer(study))
+    exhibits = [] if undefined else exhibit
+    return expand(rules.project_strongest.output.strongest, study=study, exhibit=exhibits)
+
+
+def occlusion_figures(study):
+    """Return the occlusion figures of a study, one an exhibit."""
+    return expand(rules.plot_occlusion.output.figure, study=study, exhibit=exhibits_of(study))

@@ -1,0 +1,62 @@
+"""Project the strongest patches back to the pixels that caused them.
+
+Needs: patches, images, model, layers.
+Makes: deconvnet projections of some units of each chosen layer, and a figure of them
+beside their patches; nothing for layers where the deconvnet isn't defined.
+"""
+
+
+rule project_patches:
+    input:
+        patches=rules.rank_patches.output.patches,
+        images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
+        card=lambda wildcards: model_file("card", wildcards.study),
+        weights=lambda wildcards: model_file("weights", wildcards.study),
+    output:
+        projections="<results>/{study}/projections/{layer}.h5",
+    log:
+        "<logs>/{study}/project_patches/{layer}.log",
+    benchmark:
+        "<benchmarks>/{study}/project_patches/{layer}.jsonl"
+    resources:
+        gpu=1,
+    params:
+        code=code_digest("convatlas.projection"),
+        architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
+        units=lambda wildcards: chosen_units(wildcards.study, wildcards.layer),
+        batch_size=CONFIG["batch_size"],
+    script:
+        "../scripts/project_patches.py"
+
+
+rule plot_projections:
+    input:
+        projections=rules.project_patches.output.projections,
+        patches=rules.rank_patches.output.patches,
+        images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
+    output:
+        figure=report(
+            "<results>/{study}/figures/projections/{layer}.png",
+            caption="../report/projections.rst",
+            category="Projections",
+            subcategory="{study}",
+            labels={"layer": "{layer}"},
+        ),
+        others=other_formats("<results>/{study}/figures/projections/{layer}.png"),
+        numbers="<results>/{study}/figures/projections/{layer}.csv",
+    log:
+        "<logs>/{study}/plot_projections/{layer}.log",
+    benchmark:
+        "<benchmarks>/{study}/plot_projections/{layer}.jsonl"
+    params:
+        code=code_digest("convatlas.figures.projections"),
+        formats=CONFIG["figures"]["formats"],
+        dpi=CONFIG["figures"]["dpi"],
+    script:
+        "../scripts/plot_projections.py"
+
+
+def projection_figures(study):
+    """Return the projection figures of a study, one a layer where the deconvnet is defined."""
+    layers = [x for x in chosen_layers(study) if not why_not_projected(study, x)]
+    return expand(rules.plot_projections.output.figure, study=study, layer=layers)

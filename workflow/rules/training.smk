@@ -1,0 +1,38 @@
+"""Draw the training of a network that was trained here.
+
+Needs: the training's history.
+Makes: its curves.
+"""
+
+
+rule plot_training:
+    input:
+        history=lambda wildcards: expand(
+            rules.train_model.output.history, model=model_of(wildcards.study)
+        )[0],
+    output:
+        figure=report(
+            "<results>/{study}/figures/training/curves.png",
+            caption="../report/training.rst",
+            category="Training",
+            subcategory="{study}",
+            labels={"model": "training"},
+        ),
+        others=other_formats("<results>/{study}/figures/training/curves.png"),
+        numbers="<results>/{study}/figures/training/curves.csv",
+    log:
+        "<logs>/{study}/plot_training.log",
+    benchmark:
+        "<benchmarks>/{study}/plot_training.jsonl"
+    params:
+        code=code_digest("convatlas.figures.training"),
+        formats=CONFIG["figures"]["formats"],
+        dpi=CONFIG["figures"]["dpi"],
+    script:
+        "../scripts/plot_training.py"
+
+
+def training_figures(study):
+    """Return the training figure of a study: none if its model was imported."""
+    trained = [study] if model_of(study) in TRAINED else []
+    return expand(rules.plot_training.output.figure, study=trained)

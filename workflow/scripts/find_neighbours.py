@@ -1,0 +1,15 @@
+"""Adapter: find the nearest neighbours by code."""
+
+from convatlas.embedding import find_neighbours
+from convatlas.job import Job
+
+with Job.of(snakemake) as job:
+    find_neighbours(
+        activations=snakemake.input.activations,
+        output=snakemake.output.neighbours,
+        recipe=job.recipe,
+        layer=snakemake.wildcards.layer,
+        code=snakemake.params.summary,
+        components=snakemake.params.components,
+        neighbours=snakemake.params.neighbours,
+    )

@@ -1,0 +1,25 @@
+"""Adapter: train a model."""
+
+from convatlas.figures.labels import read_classes
+from convatlas.job import Job
+from convatlas.models.training import train_model
+
+with Job.of(snakemake):
+    train_model(
+        architecture=snakemake.params.architecture,
+        options=snakemake.params.options,
+        images=snakemake.input.images,
+        test=snakemake.input.validation or None,
+        classes=len(read_classes(snakemake.input.classes)),
+        normalize=snakemake.params.normalize,
+        epochs=snakemake.params.epochs,
+        batch_size=snakemake.params.batch_size,
+        learning_rate=snakemake.params.learning_rate,
+        weight_decay=snakemake.params.weight_decay,
+        seed=snakemake.params.seed,
+        snapshots=snakemake.params.epochs_kept,
+        weights_out=snakemake.output.weights,
+        card_out=snakemake.output.card,
+        history_out=snakemake.output.history,
+        snapshots_out=snakemake.output.snapshots,
+    )
