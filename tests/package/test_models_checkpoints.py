@@ -297,6 +297,7 @@ def test_truncated_files(tmp_path, kind, share):
     assert "is not a whole" in refused(path)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_other_archives_and_other_contents(tmp_path):
     path = tmp_path / "weights.pth"
     with zipfile.ZipFile(path, "w") as archive:

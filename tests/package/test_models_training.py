@@ -251,19 +251,6 @@ def test_no_batch_is_of_a_single_image(numbered):
     assert [len(labels) for _, labels in shuffled.epoch(199)] == [100, 100]
 
 
-def test_shifts_stay_within_a_sixteenth_and_repeat_the_edges(tmp_path):
-    ramp = np.broadcast_to(np.arange(32, dtype=np.uint8)[:, None, None], (32, 32, 3)).copy()
-    with ImageWriter(tmp_path / "ramp.h5", Recipe(), (32, 32)) as writer:
-        for i in range(50):
-            writer.append(ramp, 0, str(i))
-    with Images(tmp_path / "ramp.h5") as images:
-        (shifted, _), *_ = ShuffledImages(images, images.labels(), 0).epoch(50)
-    shifts = shifted[:, 16, 0, 0].astype(int) - 16
-    assert set(shifts) == {-2, -1, 0, 1, 2}
-    for image, shift in zip(shifted, shifts, strict=True):
-        assert (image[:, 5, 1] == np.clip(np.arange(32) + shift, 0, 31)).all()
-
-
 def test_the_learning_rate_goes_up_and_down_once():
     rates = [one_cycle(i / 100, 2.0) for i in range(101)]
     assert rates[0] == pytest.approx(0.08)

@@ -5,6 +5,7 @@ one value reruns the rules that use it and no others. Files that no rule makes (
 weights, a user's Python file) count by their content.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -24,6 +25,10 @@ from convatlas.layers import (
     select_layers,
     stored_layers,
 )
+
+
+# Idle threads that spin keep others from working where jobs share cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def or_stop(function, *arguments):
@@ -215,6 +220,11 @@ def image_source(name, part):
     """Return the keys of a data set that its images depend on."""
     other = {"images": "train", "train": "test"}[part]
     return {key: value for key, value in DATASETS[name].items() if key != other}
+
+
+def manifest_file(name):
+    """Return the list of what became of each of a data set's files."""
+    return expand(rules.prepare_images.output.manifest, dataset=name, part="images")[0]
 
 
 def class_names(name):

@@ -68,14 +68,14 @@ rule plot_scatter:
         classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
     output:
         figure=report(
-            "<results>/{study}/figures/embedding/{layer}.scatter.png",
+            "<results>/{study}/figures/embedding/scatter/{layer}.png",
             caption="../report/scatter.rst",
             category="Embedding",
             subcategory="{study}",
             labels={"layer": "{layer}", "view": "scatter"},
         ),
-        others=other_formats("<results>/{study}/figures/embedding/{layer}.scatter.png"),
-        numbers="<results>/{study}/figures/embedding/{layer}.scatter.csv",
+        others=other_formats("<results>/{study}/figures/embedding/scatter/{layer}.png"),
+        numbers="<results>/{study}/figures/embedding/scatter/{layer}.csv",
     log:
         "<logs>/{study}/plot_scatter/{layer}.log",
     benchmark:
@@ -92,16 +92,17 @@ rule plot_grid:
     input:
         grid=rules.arrange_grid.output.grid,
         images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
+        classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
     output:
         figure=report(
-            "<results>/{study}/figures/embedding/{layer}.grid.png",
+            "<results>/{study}/figures/embedding/grid/{layer}.png",
             caption="../report/grid.rst",
             category="Embedding",
             subcategory="{study}",
             labels={"layer": "{layer}", "view": "pictures"},
         ),
-        others=other_formats("<results>/{study}/figures/embedding/{layer}.grid.png"),
-        numbers="<results>/{study}/figures/embedding/{layer}.grid.csv",
+        others=other_formats("<results>/{study}/figures/embedding/grid/{layer}.png"),
+        numbers="<results>/{study}/figures/embedding/grid/{layer}.csv",
     log:
         "<logs>/{study}/plot_grid/{layer}.log",
     benchmark:

@@ -15,7 +15,8 @@ rule train_model:
         weights="<results>/models/{model}/weights.pt",
         card="<results>/models/{model}/model.json",
         history="<results>/models/{model}/training.csv",
-        snapshots="<results>/models/{model}/snapshots.pt",
+        # Which epochs is said in the config of one model, so the files can't be listed here.
+        snapshots=directory("<results>/models/{model}/snapshots"),
     wildcard_constraints:
         model=one_of(TRAINED),
     log:

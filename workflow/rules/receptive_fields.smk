@@ -12,7 +12,7 @@ rule plot_growth:
     output:
         figure=report(
             "<results>/{study}/figures/receptive_fields/{exhibit}.png",
-            caption="../report/growth.rst",
+            caption="../report/receptive_fields.rst",
             category="Receptive fields",
             subcategory="{study}",
             labels={"exhibit": "{exhibit}"},

@@ -7,6 +7,7 @@ with Job.of(snakemake) as job:
     plot_grid(
         grid=snakemake.input.grid,
         images=snakemake.input.images,
+        classes=snakemake.input.classes,
         output=snakemake.output.figure,
         formats=snakemake.params.formats,
         dpi=snakemake.params.dpi,

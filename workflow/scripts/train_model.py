@@ -1,10 +1,14 @@
 """Adapter: train a model."""
 
+from pathlib import Path
+
 from convatlas.figures.labels import read_classes
 from convatlas.job import Job
 from convatlas.models.training import train_model
 
 with Job.of(snakemake):
+    snapshots = Path(snakemake.output.snapshots)
+    snapshots.mkdir(parents=True, exist_ok=True)
     train_model(
         architecture=snakemake.params.architecture,
         options=snakemake.params.options,
@@ -21,5 +25,5 @@ with Job.of(snakemake):
         weights_out=snakemake.output.weights,
         card_out=snakemake.output.card,
         history_out=snakemake.output.history,
-        snapshots_out=snakemake.output.snapshots,
+        snapshots_out=[snapshots / f"{epoch}.pt" for epoch in snakemake.params.epochs_kept],
     )

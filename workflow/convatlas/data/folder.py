@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from convatlas.data.images import SUFFIXES, Sizing, UnreadableImage, read_image
-from convatlas.data.sample import Part, Sample, no_training_part
+from convatlas.data.sample import Part, Sample
 from convatlas.errors import DataError, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -29,11 +29,15 @@ _NAMED = 5  # files named in a message about many
 
 @dataclass(frozen=True)
 class _Entry:
-    """An image file that belongs to a data set; `name` is its path under the folder."""
+    """An image file that belongs to a data set.
+
+    `name` is its path under the folder, `where` the line of the CSV that lists it.
+    """
 
     name: str
     path: Path
     label: int
+    where: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -53,7 +57,9 @@ def open_part(source: Mapping[str, Any], part: str, preset: tuple[str, str] | No
         at an unreadable image unless the source says ``on_error: skip``.
     """
     if part != "images":
-        raise no_training_part("folder")
+        raise DataError(
+            f"The folder {source['path']} has no training part; all its images are one."
+        )
     entries = _list_entries(source)
     if not entries:
         raise DataError(
@@ -112,8 +118,10 @@ def _read_entries(entries: Iterable[_Entry], sizing: Sizing, skip: bool) -> Iter
             image = read_image(entry.path, sizing)
         except UnreadableImage as error:
             if not skip:
+                listed = f" It is listed in {entry.where}." if entry.where else ""
                 raise DataError(
-                    f"{error} Mend or remove it, or set on_error: skip to go on without such files."
+                    f"{error}{listed} Mend or remove it, or set on_error: skip to go on without "
+                    "such files."
                 ) from error
             yield Sample(entry.name, entry.label, None, reason=error.reason)
         else:
@@ -263,7 +271,7 @@ def _read_labels(path: Path, folder: Path, classes: Sequence[str] | None) -> lis
             raise DataError(f"{where}: {name} is listed a second time. Keep one of the lines.")
         label = _read_label(row[_CLASS], where, count)
         values = {key: column[i] for key, column in attributes.items()}
-        entries[name] = _Entry(name, _find(folder, name), label, values)
+        entries[name] = _Entry(name, _find(folder, name), label, where, values)
     return list(entries.values())
 
 

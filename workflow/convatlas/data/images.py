@@ -24,9 +24,7 @@ SUFFIXES = frozenset(
 """Suffixes, in lower case, of the files that count as images in a folder."""
 
 # Not all that Pillow knows: it would hand a PostScript file in disguise to Ghostscript.
-_FORMATS = (
-    *("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"),
-)
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _MOST_PIXELS = 2 * 89_478_485  # where Pillow takes a file for a decompression bomb
 _UPRIGHT = {  # Exif 2.3, tag 0x0112: how to turn an image so that its first row is on top
     2: Image.Transpose.FLIP_LEFT_RIGHT,

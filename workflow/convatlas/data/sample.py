@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convatlas.errors import DataError
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -40,11 +38,3 @@ class Part:
 
     count: int
     samples: Iterator[Sample]
-
-
-def no_training_part(source: str) -> DataError:
-    """Return the error for a training part asked of a source that has none."""
-    return DataError(
-        f"A data set with source: {source} has no training part. "
-        "Train on shapes, digits or a torchvision data set."
-    )

@@ -22,6 +22,7 @@ from convatlas.data.sample import Part, Sample
 from convatlas.errors import DataError
 
 Floats = NDArray[np.float64]
+Pixels = NDArray[np.float32]  # RGB in 0..255, as long as they aren't rounded
 
 KINDS = ("disk", "square", "triangle", "star", "ring", "cross", "pentagon", "crescent")
 """The classes, in the order of their labels."""
@@ -37,13 +38,13 @@ _PART_WIDTHS = {"images": (0.0, 0.4), "train": (0.4, 1.0)}
 
 # The ranges that scenes are drawn from, tuned so that a small network is right on 19 of 20.
 _CROP = (64.0, 176.0)  # side of the piece of photograph, in its pixels
-_RADIUS = (0.15, 0.34)  # of the circle around the object, as a share of the scene
-_LEAST_CONTRAST = 0.16  # between the object and what it covers, see `Scene.contrast`
+_RADIUS = (0.2, 0.38)  # of the circle around the object, as a share of the scene
+_LEAST_CONTRAST = 0.2  # between the object and what it covers, see `Scene.contrast`
 _SATURATION = (0.2, 1.0)
 _BRIGHTNESS = (0.25, 1.0)
 _EXPOSURE = (0.7, 1.15)  # factor on the background
 _SHADING = (0.0, 0.3)  # the object's brightness changes by so much from one side to the other
-_GRAIN = (2.0, 12.0)  # standard deviation of the noise, in 0..255
+_GRAIN = (2.0, 10.0)  # standard deviation of the noise, in 0..255
 
 
 @dataclass(frozen=True)
@@ -131,24 +132,21 @@ def make_scene(seed: int, part: str, index: int, size: int) -> Scene:
     """
     rng = np.random.default_rng((seed, _PART_SEEDS[part], index))
     kind = KINDS[index % len(KINDS)]
+    figure = FIGURES[kind]
     photograph = _PHOTOGRAPHS[rng.integers(len(_PHOTOGRAPHS))]
     background = _cut_background(rng, photograph, part, size)
-    figure = FIGURES[kind]
     radius = size * rng.uniform(*_RADIUS)
     centre = rng.uniform(radius + 1, size - radius - 1, 2)
     rotation = rng.uniform(0, figure.period)
     coverage = draw(kind, size, centre, radius, rotation)
     mask = coverage > 0.5
-    covered = background[mask].mean(0)
-    colour, contrast = _pick_colour(rng, covered)
-    shaded = colour * _shading(rng, size, centre, radius)[..., None]
+    colour, contrast = _pick_colour(rng, background[mask].mean(0))
+    shaded = _shade(rng, colour, size, centre, radius)
     grain = rng.uniform(*_GRAIN)
-    noise = rng.standard_normal((size, size, 3), dtype=np.float32)
-    painted = background + coverage[..., None] * (shaded - background) + grain * noise
     corners = np.full((CORNERS, 2), np.nan)
     corners[: len(figure.corners)] = centre + radius * figure.corners @ _turn(rotation).T
     return Scene(
-        image=np.clip(np.rint(painted), 0, 255).astype(np.uint8),
+        image=_paint(rng, background, shaded, coverage, grain),
         mask=mask,
         kind=kind,
         centre=centre,
@@ -160,6 +158,17 @@ def make_scene(seed: int, part: str, index: int, size: int) -> Scene:
         grain=grain,
         background=photograph,
     )
+
+
+def _paint(
+    rng: np.random.Generator, background: Pixels, shaded: Pixels, coverage: Floats, grain: float
+) -> NDArray[np.uint8]:
+    """Return the object laid on the background, both with grain, as 8-bit values."""
+    painted = rng.standard_normal(background.shape, dtype=np.float32) * np.float32(grain)
+    painted += background
+    painted += coverage.astype(np.float32)[..., None] * (shaded - background)
+    np.rint(painted, out=painted)
+    return np.clip(painted, 0, 255, out=painted).astype(np.uint8)
 
 
 @cache
@@ -177,7 +186,7 @@ def _photograph(name: str) -> Image.Image:
     )
 
 
-def _cut_background(rng: np.random.Generator, photograph: str, part: str, size: int) -> Floats:
+def _cut_background(rng: np.random.Generator, photograph: str, part: str, size: int) -> Pixels:
     """Return a random piece of a photograph, (size,size,3), some of them mirrored."""
     photo = _photograph(photograph)
     first, last = (round(photo.width * share) for share in _PART_WIDTHS[part])
@@ -186,11 +195,11 @@ def _cut_background(rng: np.random.Generator, photograph: str, part: str, size: 
     top = rng.uniform(0, photo.height - side)
     box = (left, top, left + side, top + side)
     piece = photo.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    pixels = np.asarray(piece, dtype=np.float64) * rng.uniform(*_EXPOSURE)
+    pixels = np.asarray(piece, dtype=np.float32) * np.float32(rng.uniform(*_EXPOSURE))
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 
 
-def _pick_colour(rng: np.random.Generator, covered: Floats) -> tuple[Floats, float]:
+def _pick_colour(rng: np.random.Generator, covered: Pixels) -> tuple[Floats, float]:
     """Return a random colour that stands out from the mean colour `covered`, and how far."""
     while True:
         hue = rng.uniform(0, 6)
@@ -203,11 +212,20 @@ def _pick_colour(rng: np.random.Generator, covered: Floats) -> tuple[Floats, flo
             return colour, contrast
 
 
-def _shading(rng: np.random.Generator, size: int, centre: Floats, radius: float) -> Floats:
-    """Return factors around 1 that rise across the object in a random direction."""
+def _shade(
+    rng: np.random.Generator, colour: Floats, size: int, centre: Floats, radius: float
+) -> Pixels:
+    """Return a colour as light from a random side makes it, (size,size,3).
+
+    It is the plain colour at the object's centre and brighter towards the light.
+    """
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(*_SHADING)
-    direction = np.array([np.sin(angle), np.cos(angle)])
-    return 1 + strength / 2 * (_pixels(size) - centre) @ direction / radius
+    steps = np.arange(size) + 0.5
+    down = np.sin(angle) * (steps - centre[0]) / radius
+    right = np.cos(angle) * (steps - centre[1]) / radius
+    factors = 1 + strength / 2 * np.add.outer(down, right)
+    shaded: Pixels = factors.astype(np.float32)[..., None] * colour.astype(np.float32)
+    return shaded
 
 
 # ----------------------------------------------------------------------- figures

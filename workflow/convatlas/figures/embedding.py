@@ -61,6 +61,7 @@ def plot_scatter(
     predictions: str | os.PathLike[str] | None = None,
     classes: str | os.PathLike[str] | None = None,
     formats: Sequence[str] = (),
+    dpi: float = style.DPI,
     about: Mapping[str, str] | None = None,
 ) -> None:
     """Draw each image's place in the embedding with its class.
@@ -82,7 +83,7 @@ def plot_scatter(
 
     title = f"Map of the images by {placed.layer}"
     size = (style.PAGE, style.HEADING + _SIDE + style.MARGIN)
-    with style.page(output, size=size, title=title, formats=formats, about=about) as figure:
+    with style.page(output, size=size, title=title, formats=formats, dpi=dpi, about=about) as figure:
         paper = style.paper(figure)
         style.head(
             paper,
@@ -282,6 +283,7 @@ def plot_grid(
     output: str | os.PathLike[str],
     classes: str | os.PathLike[str] | None = None,
     formats: Sequence[str] = (),
+    dpi: float = style.DPI,
     about: Mapping[str, str] | None = None,
 ) -> None:
     """Draw the images of a `store.Grid` in their cells, a dot to a pixel.
@@ -298,7 +300,7 @@ def plot_grid(
     width = mosaic.shape[1] / style.DPI
     height = mosaic.shape[0] / style.DPI
     size = (width + 2 * style.MARGIN, style.HEADING + height + style.MARGIN)
-    with style.page(output, size=size, title=title, formats=formats, about=about) as figure:
+    with style.page(output, size=size, title=title, formats=formats, dpi=dpi, about=about) as figure:
         paper = style.paper(figure)
         used = int((laid.image >= 0).sum())
         style.head(

@@ -25,6 +25,7 @@ def plot_filters(
     *,
     output: str | os.PathLike[str],
     formats: Sequence[str] = (),
+    dpi: float = style.DPI,
     about: Mapping[str, str] | None = None,
 ) -> None:
     """Draw a layer's filters (`store.Filters`) side by side under one contrast.
@@ -59,7 +60,7 @@ def plot_filters(
         style.HEADING + -(-units // across) * step[1] + style.MARGIN,
     )
     title = f"Filters of {artifact.layer}"
-    with style.page(output, size=size, title=title, formats=formats, about=about) as figure:
+    with style.page(output, size=size, title=title, formats=formats, dpi=dpi, about=about) as figure:
         paper = style.paper(figure)
         style.head(
             paper,

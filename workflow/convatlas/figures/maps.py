@@ -20,7 +20,7 @@ from convatlas.figures import style
 from convatlas.figures.labels import class_name, read_classes, shape_text
 from convatlas.files import write_csv
 
-_IMAGE = 1.35  # width of the image in inches
+_IMAGE, _TALLEST = 1.35, 2.0  # largest width and height of the image in inches
 _BAR = 0.5  # width of the colour bar with its numbers
 _NAME, _UNIT = 0.16, 0.09  # heights of the lines above a layer's maps and above each map
 _GAP = 2 * style.GUTTER
@@ -36,6 +36,7 @@ def plot_maps(
     units: int = 8,
     classes: str | os.PathLike[str] | None = None,
     formats: Sequence[str] = (),
+    dpi: float = style.DPI,
     about: Mapping[str, str] | None = None,
 ) -> None:
     """Draw an exhibit and, a layer a row, the maps that answer it most.
@@ -46,14 +47,15 @@ def plot_maps(
     """
     shown = store.read(store.Exhibit, exhibit)
     strips = [_Strip.strongest(layer, store.read_maps(maps, layer), units) for layer in layers]
-    tall = _IMAGE * shown.image.shape[0] / shown.image.shape[1]
+    rows, columns = shown.image.shape[:2]
+    tall = min(_IMAGE * rows / columns, _TALLEST)
     left = style.MARGIN + _IMAGE + 0.2
     across = min(units, _PER_LINE)
     side = (style.PAGE - left - _BAR - style.MARGIN - _GAP * (across - 1)) / across
     below = style.HEADING + sum(strip.height(side, across) for strip in strips)
     size = (style.PAGE, max(below, style.HEADING + tall + 0.4))
     title = f"Activation maps of {shown.name}"
-    with style.page(output, size=size, title=title, formats=formats, about=about) as figure:
+    with style.page(output, size=size, title=title, formats=formats, dpi=dpi, about=about) as figure:
         paper = style.paper(figure)
         style.head(
             paper,
@@ -61,7 +63,9 @@ def plot_maps(
             "the units with the highest maximum in each layer, strongest first; above each map its "
             "unit and its maximum; one scale per layer",
         )
-        style.draw_image(paper, shown.image, style.MARGIN, style.HEADING, _IMAGE, tall)
+        style.draw_image(
+            paper, shown.image, style.MARGIN, style.HEADING, tall * columns / rows, tall
+        )
         line = style.HEADING + tall + 0.13
         label = class_name(read_classes(classes), shown.label) or "no label"
         style.write(paper, style.MARGIN, line, label, width=_IMAGE)

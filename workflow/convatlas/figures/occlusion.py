@@ -40,6 +40,7 @@ def plot_occlusion(
     reason: str = "",
     classes: str | os.PathLike[str] | None = None,
     formats: Sequence[str] = (),
+    dpi: float = style.DPI,
     about: Mapping[str, str] | None = None,
 ) -> None:
     """Draw an occlusion sweep over one image in five panels.
@@ -66,7 +67,7 @@ def plot_occlusion(
     row = _TITLE + max(tall, _LOWEST) + _BELOW
     title = f"Occlusion of {shown.name}"
     page = (style.PAGE, style.HEADING + 2 * row + style.MARGIN)
-    with style.page(output, size=page, title=title, formats=formats, about=about) as figure:
+    with style.page(output, size=page, title=title, formats=formats, dpi=dpi, about=about) as figure:
         paper = style.paper(figure)
         style.head(paper, title, sweep.told)
         slots = [
@@ -194,12 +195,11 @@ class _Slot:
             spine.set(visible=True, color=style.RULE)
         return axes
 
-    def bar(self, norm: Normalize, colours: str, clean: float) -> None:
+    def bar(self, norm: Normalize, colours: str, ends: Sequence[float], clean: float) -> None:
         """Draw the colour bar right of the panel, with a mark at the value without occluder."""
         left = self.left + _LEFT + self.wide + 0.06
         bar = style.panel(self.figure, left, self.top + _TITLE, 0.07, self.tall)
         self.figure.colorbar(ScalarMappable(norm, colours), cax=bar)
-        ends = [float(norm.vmin or 0), float(norm.vmax or 0)]
         bar.set_yticks(ends, [style.number(value) for value in ends])
         bar.tick_params(length=0, labelsize=style.TINY)
         bar.set_frame_on(False)
@@ -210,7 +210,7 @@ def _draw_cells(axes: Axes, values: NDArray[Any], sweep: _Sweep, **colouring: An
     axes.pcolormesh(
         sweep.edges(1), sweep.edges(0), values, rasterized=True, antialiased=False, **colouring
     )
-    axes.set_xlabel("centre of the occluder (pixels)", size=style.TINY, labelpad=1)
+    axes.set_xlabel("centre of the occluder (pixels)", size=style.TINY, labelpad=1, loc="left")
 
 
 def _draw_input(slot: _Slot, image: NDArray[Any], sweep: _Sweep) -> None:
@@ -225,7 +225,7 @@ def _draw_input(slot: _Slot, image: NDArray[Any], sweep: _Sweep) -> None:
         axes.add_patch(
             Rectangle((left, top), width, height, facecolor=fill, edgecolor=colour, linewidth=thick)
         )
-    axes.set_xlabel("pixels", size=style.TINY, labelpad=1)
+    axes.set_xlabel("pixels", size=style.TINY, labelpad=1, loc="left")
 
 
 def _draw_sums(slot: _Slot, sweep: _Sweep) -> None:
@@ -239,7 +239,7 @@ def _draw_sums(slot: _Slot, sweep: _Sweep) -> None:
     low, high = min(float(sums.min()), clean), max(float(sums.max()), clean)
     norm = Normalize(low, high if high > low else low + 1)
     _draw_cells(slot.axes(sweep.size), sums, sweep, cmap=style.QUANTITY, norm=norm)
-    slot.bar(norm, style.QUANTITY, clean)
+    slot.bar(norm, style.QUANTITY, sorted({low, high}), clean)
 
 
 def _draw_chances(slot: _Slot, sweep: _Sweep) -> None:
@@ -251,14 +251,19 @@ def _draw_chances(slot: _Slot, sweep: _Sweep) -> None:
         f"probability of {name}",
         f"the {which}; mark: {style.number(clean)} without occluder",
     )
-    norm = Normalize(0, max(float(sweep.chance.max()), clean) or 1.0)
+    high = max(float(sweep.chance.max()), clean) or 1.0
+    norm = Normalize(0, high)
     _draw_cells(slot.axes(sweep.size), sweep.chance, sweep, cmap=style.CHANCE, norm=norm)
-    slot.bar(norm, style.CHANCE, clean)
+    slot.bar(norm, style.CHANCE, [0, high], clean)
 
 
 def _draw_classes(slot: _Slot, sweep: _Sweep) -> None:
     found, counts = np.unique(sweep.predicted, return_counts=True)
-    slot.name("e", "most probable class", f"{len(found)} occur; with their share of the places")
+    slot.name(
+        "e",
+        "most probable class",
+        f"{len(found)} of {sweep.swept.probability.shape[2]} classes, share of the places",
+    )
     order = sorted(
         zip(found.tolist(), counts.tolist(), strict=True),
         key=lambda pair: (pair[0] != sweep.label, -pair[1], pair[0]),

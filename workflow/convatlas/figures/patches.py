@@ -33,6 +33,7 @@ def plot_patches(
     units: Sequence[int],
     classes: str | os.PathLike[str] | None = None,
     formats: Sequence[str] = (),
+    dpi: float = style.DPI,
     about: Mapping[str, str] | None = None,
 ) -> None:
     """Draw the strongest patches of each of `units` in a square block, read line by line.
@@ -59,7 +60,7 @@ def plot_patches(
     title = f"Strongest patches of {ranked.layer}"
     with (
         store.Images(images) as source,
-        style.page(output, size=size, title=title, formats=formats, about=about) as figure,
+        style.page(output, size=size, title=title, formats=formats, dpi=dpi, about=about) as figure,
     ):
         labels = source.labels()
         paper = style.paper(figure)

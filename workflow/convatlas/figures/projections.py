@@ -29,6 +29,7 @@ def plot_projections(
     output: str | os.PathLike[str],
     units: Sequence[int] | None = None,
     formats: Sequence[str] = (),
+    dpi: float = style.DPI,
     about: Mapping[str, str] | None = None,
 ) -> None:
     """Draw, for each unit, a block of projections and beside it the block of their patches.
@@ -67,7 +68,7 @@ def plot_projections(
     title = f"Projections and patches of {found.layer}"
     with (
         store.Images(images) as source,
-        style.page(output, size=size, title=title, formats=formats, about=about) as figure,
+        style.page(output, size=size, title=title, formats=formats, dpi=dpi, about=about) as figure,
     ):
         paper = style.paper(figure)
         style.head(
@@ -107,7 +108,8 @@ def _range(found: store.Projections, row: int, scale: float) -> str:
     if not value.size:
         return "no image"
     low, high = style.number(float(value.min())), style.number(float(value.max()))
-    return f"activation {high} to {low}; scale ±{style.number(scale)}"
+    told = high if low == high else f"{high} to {low}"
+    return f"activation {told}; scale ±{style.number(scale)}"
 
 
 def _draw_empty(paper: Axes, lefts: Sequence[float], top: float, side: float) -> None:

@@ -24,7 +24,7 @@ from convatlas.layers import Layer, find_layer, read_layers
 
 _SIDE = 3.0  # of the picture in inches
 _LINE = 0.19  # height of a layer's line in the table
-_REACH = 0.6  # how far boxes are followed outside the image, as a share of its longer side
+_REACH = 1.2  # how far boxes are followed outside the image, as a share of its longer side
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def plot_growth(
     output: str | os.PathLike[str],
     layers: Sequence[str],
     formats: Sequence[str] = (),
+    dpi: float = style.DPI,
     about: Mapping[str, str] | None = None,
 ) -> None:
     """Draw the receptive field of the central unit of each of `layers` on an image.
@@ -67,7 +68,7 @@ def plot_growth(
     size = (style.PAGE, style.HEADING + max(_SIDE, len(fields) * _LINE + 0.65) + style.MARGIN)
     colours = mpl.colormaps["plasma"](np.linspace(0, 0.85, len(fields)))  # its end is too pale
     title = "Receptive fields"
-    with style.page(output, size=size, title=title, formats=formats, about=about) as figure:
+    with style.page(output, size=size, title=title, formats=formats, dpi=dpi, about=about) as figure:
         paper = style.paper(figure)
         style.head(paper, title, f"of the central unit of each layer, drawn on {shown.name}")
         _draw_boxes(figure, shown.image, fields, colours)
@@ -125,8 +126,10 @@ def _draw_boxes(
                 path_effects=halo,
             )
         )
-    places = _corner_labels(np.maximum(boxes[1:, :2], low), span / _SIDE)
+    places = _corner_labels(boxes[1:, :2], span / _SIDE)
     for number, ((y, x), colour) in enumerate(zip(places, colours, strict=True), start=1):
+        if (boxes[number, :2] < low).any():
+            continue  # the corner lies beyond what is shown
         axes.text(
             x,
             y,

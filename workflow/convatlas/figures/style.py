@@ -113,6 +113,7 @@ def page(
     size: tuple[float, float],
     title: str,
     formats: Sequence[str] = (),
+    dpi: float = DPI,
     about: Mapping[str, str] | None = None,
 ) -> Iterator[Figure]:
     """Yield a figure in the style; save it once the block ends well.
@@ -123,6 +124,7 @@ def page(
     size : width and height in inches.
     title : what the figure shows, for the files' metadata.
     formats : what to write besides PNG: ``svg``, ``pdf``.
+    dpi : pixels an inch of the PNG; lowered where the page would become too large.
     about : what the figure was made from, for the files' metadata.
     """
     plain: dict[str, Any] = {
@@ -133,11 +135,16 @@ def page(
         figure = Figure(figsize=size)
         FigureCanvasAgg(figure)
         yield figure
-        _save(figure, Path(output), formats, title, about or {})
+        _save(figure, Path(output), formats, dpi, title, about or {})
 
 
 def _save(
-    figure: Figure, output: Path, formats: Sequence[str], title: str, about: Mapping[str, str]
+    figure: Figure,
+    output: Path,
+    formats: Sequence[str],
+    dpi: float,
+    title: str,
+    about: Mapping[str, str],
 ) -> None:
     """Write the figure in every format, without dates or versions in the bytes."""
     text = "\n".join(f"{key}: {value}" for key, value in about.items())
@@ -153,7 +160,7 @@ def _save(
         },
     }
     width, height = figure.get_size_inches()
-    dpi = min(DPI, math.sqrt(_MOST_PIXELS / (width * height)))
+    dpi = min(dpi, math.sqrt(_MOST_PIXELS / (width * height)))
     for kind in dict.fromkeys(["png", *formats]):
         with replacing(output.with_suffix(f".{kind}")) as temporary:
             figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata[kind])

@@ -24,6 +24,7 @@ def plot_training(
     *,
     output: str | os.PathLike[str],
     formats: Sequence[str] = (),
+    dpi: float = style.DPI,
     about: Mapping[str, str] | None = None,
 ) -> None:
     """Draw loss and accuracy on training and test images over the epochs.
@@ -35,7 +36,7 @@ def plot_training(
     told: dict[str, Any] = {name: _numbers(table[name]) for name in _COLUMNS if name in table}
     epoch = told["epoch"]
     size = (style.PAGE, style.HEADING + _TALL + 0.5)
-    with style.page(output, size=size, title="Training", formats=formats, about=about) as figure:
+    with style.page(output, size=size, title="Training", formats=formats, dpi=dpi, about=about) as figure:
         paper = style.paper(figure)
         last = told.get("test_accuracy", np.full(len(epoch), np.nan))[-1:]
         reached = (

@@ -36,9 +36,7 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 _IN_MEMORY = 1 << 30  # bytes of images held at once
 _READ = 1 << 20  # bytes of neighbouring images read in one go
-_MOMENTUM = 0.9  # Zeiler & Fergus 2014, section 3
 _WARM_UP = 0.25  # share of training in which the learning rate rises
-_SHIFT = 16  # images are shifted by up to a sixteenth of their size
 _TEST_BATCH = 256  # fixed, since results depend on it in their last bits
 
 
@@ -46,8 +44,8 @@ _TEST_BATCH = 256  # fixed, since results depend on it in their last bits
 class Epoch:
     """One row of the training history; losses are mean cross-entropies in nats.
 
-    The training values are of the shifted images, with dropout, while the weights
-    change; the test values of the weights at the epoch's end, empty without test images.
+    The training values are taken on the way, with dropout and while the weights change;
+    the test values with the weights at the epoch's end, empty without test images.
     """
 
     epoch: int
@@ -79,12 +77,11 @@ def train_model(
 ) -> None:
     """Train a network from random weights, and write it, its history and snapshots of it.
 
-    Stochastic gradient descent with Nesterov momentum on the cross-entropy, under one
-    cycle of the learning rate (Smith & Topin 2018, Super-Convergence): up along a cosine
-    for the first quarter, then down to zero along another. Weight decay applies to
-    weights, not to biases or normalisation. Images are shifted at random by up to a
-    sixteenth of their size, their edges repeated; not flipped, since digits and letters
-    would change their meaning.
+    AdamW (Loshchilov & Hutter 2019, Decoupled Weight Decay Regularization) on the
+    cross-entropy, under one cycle of the learning rate (Smith & Topin 2018,
+    Super-Convergence): up along a cosine for the first quarter, then down to zero along
+    another. Weight decay applies to weights, not to biases or normalisation. Images are
+    taken as they are: flips or shifts would change what some of them mean.
 
     Memory doesn't grow with the number of images, see `ShuffledImages`.
 
@@ -98,7 +95,7 @@ def train_model(
         those of the images.
     batch_size : images in a step, at most.
     learning_rate : the largest of the cycle.
-    seed : of the first weights, the order of the images, shifts and dropout.
+    seed : of the first weights, the order of the images, and dropout.
     snapshots : epochs at whose end the weights are kept too; 0 is before training.
     snapshots_out : a path for each of them.
 
@@ -256,7 +253,7 @@ class ShuffledImages:
     ----------
     images : open for as long as this is used.
     labels : (N,) int.
-    seed : of the orders and of the shifts.
+    seed : of the orders.
     memory : in bytes.
     """
 
@@ -276,7 +273,7 @@ class ShuffledImages:
         return len(self._labels)
 
     def epoch(self, batch_size: int) -> Iterator[Batch]:
-        """Yield every image once, shifted at random, in batches of nearly the same size.
+        """Yield every image once, in batches of nearly the same size.
 
         A batch is images (n,H,W,3) uint8 and labels (n,) int, n up to `batch_size`.
         """
@@ -284,7 +281,7 @@ class ShuffledImages:
             order = self._random.permutation(len(labels))
             # Of nearly the same size, since batch normalisation can't do with a single image.
             for chosen in np.array_split(order, math.ceil(len(order) / batch_size)):
-                yield self._shifted(images[chosen]), labels[chosen]
+                yield images[chosen], labels[chosen]
 
     def _parts(self) -> Iterator[Batch]:
         if self._all is not None:
@@ -297,17 +294,6 @@ class ShuffledImages:
                 np.concatenate([self._images.block(*span) for span in spans]),
                 np.concatenate([self._labels[slice(*span)] for span in spans]),
             )
-
-    def _shifted(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        places = []
-        for edge in images.shape[1:3]:
-            most = edge // _SHIFT
-            shift = self._random.integers(-most, most, size=(len(images), 1), endpoint=True)
-            places.append(np.clip(np.arange(edge) + shift, 0, edge - 1))
-        rows, columns = places
-        index = np.arange(len(images))[:, None, None]
-        shifted: NDArray[np.uint8] = images[index, rows[:, :, None], columns[:, None, :]]
-        return shifted
 
 
 # ----------------------------------------------------------------------- training
@@ -339,6 +325,7 @@ class _Trainer:
                 {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
             ],
             lr=learning_rate,
+            fused=True,
         )
         self.learning_rate = one_cycle(0.0, learning_rate)
 

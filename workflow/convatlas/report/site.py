@@ -29,10 +29,11 @@ from convatlas.errors import StoreError
 from convatlas.figures.labels import class_name, read_classes, shape_text
 from convatlas.files import read_csv, read_json, replacing, write_text
 from convatlas.layers import Layer, read_layers
+from convatlas.report import TEMPLATES
 from convatlas.store import Recipe
 
-TEMPLATES = Path(__file__).parent / "templates"
 _PACKAGES = ("torch", "torchvision", "numpy", "h5py", "matplotlib", "opentsne", "snakemake")
+_OF_EXHIBITS = ("maps", "occlusion", "receptive_fields")
 _BESIDE = ("csv", "svg", "pdf")  # what may lie beside a figure's PNG
 
 AnyPath = str | os.PathLike[str]
@@ -56,6 +57,25 @@ class Figure:
     caption: AnyPath
     layer: str | None = None
     exhibit: int | None = None
+
+    @classmethod
+    def at(cls, path: AnyPath, captions: AnyPath) -> Figure:
+        """Tell from where a figure lies what it shows.
+
+        In ``figures/{analysis}/{layer}.png`` or ``.../{exhibit}.png``; an analysis with
+        several kinds of figures has a folder for each. The caption is named after the
+        folder.
+        """
+        place = Path(path)
+        parts = place.parts[place.parts.index("figures") + 1 :]
+        of_exhibit = parts[0] in _OF_EXHIBITS
+        return cls(
+            path=path,
+            analysis=parts[0],
+            caption=Path(captions) / f"{parts[-2]}.rst",
+            layer=None if of_exhibit or parts[0] == "training" else place.stem,
+            exhibit=int(place.stem) if of_exhibit else None,
+        )
 
 
 def build_report(

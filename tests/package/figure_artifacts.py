@@ -1,0 +1,202 @@
+"""Small artifacts of every kind that figures read, made without a network.
+
+The images are plain colours, so that a test can look for a colour in a figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from convatlas import store
+from convatlas.files import write_csv, write_json, write_text
+
+RECIPE = store.Recipe()
+ODD_NAMES = ("US$ 5$ bill_<b>", "a" * 60, "naïve \\frac{1}{2}", "#hash & co", "")
+LONG_LAYER = "stage4.block11.branch_with_a_long_name.convolution_3x3.add_12"
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    """Return the pixels of a figure, (H,W,3) uint8."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def write_images(path: Path, size: tuple[int, int], labels: Sequence[int]) -> np.ndarray:
+    """Write images of one colour each and return the colours, (N,3) uint8, no two alike."""
+    number = np.arange(len(labels))
+    colours = np.stack([40 + 7 * number % 200, 250 - 5 * number % 200, 30 + number], 1)
+    colours = colours.astype(np.uint8)
+    with store.ImageWriter(path, RECIPE, size) as writer:
+        for i, (colour, label) in enumerate(zip(colours, labels, strict=True)):
+            writer.append(np.broadcast_to(colour, (*size, 3)).copy(), int(label), f"{i}_$x_<y>.png")
+    return colours
+
+
+def write_patches(
+    path: Path,
+    *,
+    units: int,
+    images: int,
+    per_unit: int,
+    box: tuple[int, int, int, int],
+    size: tuple[int, int],
+    layer: str = "conv2",
+) -> store.Patches:
+    """Write patches whose images go round and whose boxes are all `box`; unit 1 is dead."""
+    value = np.tile(np.linspace(9, 1, per_unit), (units, 1)).astype(np.float32)
+    image = (np.arange(units * per_unit) % images).reshape(units, per_unit)
+    if per_unit > images:
+        image[:, images:], value[:, images:] = -1, -np.inf
+    boxes = np.tile(np.array(box), (units, per_unit, 1))
+    seen = [max(0, min(box[i + 2], size[i]) - max(box[i], 0)) for i in (0, 1)]
+    share = 1 - seen[0] * seen[1] / ((box[2] - box[0]) * (box[3] - box[1]))
+    patches = store.Patches(
+        unit=np.arange(units),
+        value=value,
+        image=image,
+        location=np.zeros((units, per_unit, 2), int),
+        box=boxes,
+        outside=np.full((units, per_unit), share, np.float32),
+        dead=(np.arange(units) == 1).astype(int),
+        layer=layer,
+    )
+    store.write(path, patches, RECIPE)
+    return patches
+
+
+def write_projections(path: Path, patches: store.Patches, signal: float = 0.0) -> None:
+    """Write a projection of one value for each patch."""
+    height, width = (int(patches.box[0, 0, i + 2] - patches.box[0, 0, i]) for i in (0, 1))
+    shape = (*patches.value.shape, 3, height, width)
+    store.write(
+        path,
+        store.Projections(
+            unit=patches.unit,
+            projection=np.full(shape, signal, np.float32),
+            value=patches.value,
+            image=patches.image,
+            box=patches.box,
+            layer=patches.layer,
+        ),
+        RECIPE,
+    )
+
+
+def write_exhibit(path: Path, size: tuple[int, int], label: int = 0) -> None:
+    """Write an exhibit with a gradient from left to right."""
+    ramp = np.linspace(0, 255, size[1]).astype(np.uint8)
+    image = np.broadcast_to(ramp[None, :, None], (*size, 3)).copy()
+    store.write(path, store.Exhibit(image, 0, label, "0_$x_<y>.png"), RECIPE)
+
+
+def write_occlusion(
+    path: Path,
+    probability: np.ndarray,
+    *,
+    size: int,
+    stride: int,
+    label: int,
+    clean: np.ndarray | None = None,
+    map_sum: np.ndarray | None = None,
+) -> None:
+    """Write a sweep with these probabilities, (R,C,K)."""
+    rows, columns, classes = probability.shape
+    store.write(
+        path,
+        store.Occlusion(
+            row=np.arange(rows) * stride,
+            column=np.arange(columns) * stride,
+            probability=probability.astype(np.float32),
+            map_sum=np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)
+            if map_sum is None
+            else map_sum,
+            clean_probability=(
+                np.full(classes, 1 / classes, np.float32) if clean is None else clean
+            ),
+            clean_map_sum=5.0,
+            size=[size, size],
+            stride=[stride, stride],
+            fill=[120.0, 110.0, 100.0],
+            layer=LONG_LAYER,
+            unit=7,
+            value=3.0,
+            location=[0, 0],
+            label=label,
+        ),
+        RECIPE,
+    )
+
+
+def write_strongest(path: Path, count: int, size: tuple[int, int]) -> None:
+    """Write projections of one unit's answers to `count` images."""
+    store.write(
+        path,
+        store.Strongest(
+            image=np.arange(count),
+            value=np.linspace(3, 1, count).astype(np.float32),
+            box=np.tile([0, 0, *size], (count, 1)),
+            patch=np.full((count, *size, 3), 90, np.uint8),
+            projection=np.zeros((count, 3, *size), np.float32),
+            layer=LONG_LAYER,
+            unit=7,
+        ),
+        RECIPE,
+    )
+
+
+def write_layers(path: Path) -> None:
+    """Write a layers.json of three layers: two maps, of which one is a bound, and a vector."""
+
+    def entry(name: str, shape: list[int], size: int, stride: int, start: int) -> dict:
+        field = {"size": [size] * 2, "stride": [stride] * 2, "start": [start] * 2}
+        return {
+            "name": name,
+            "kind": "conv",
+            "units": shape[0],
+            "shape": shape,
+            "inputs": [],
+            "receptive_field": field | {"exact": name != LONG_LAYER},
+            "deconvnet": "it goes through a <SiLU>" if name == LONG_LAYER else None,
+            "stage_end": True,
+            "code": False,
+            "output": len(shape) == 1,
+        }
+
+    layers = [
+        entry("conv1", [8, 16, 16], 7, 2, -3),
+        entry(LONG_LAYER, [16, 8, 8], 99, 4, -49),
+        entry("head", [12], 32, 32, 0),
+    ]
+    write_json(path, layers)
+
+
+def write_classes(path: Path, count: int) -> list[str]:
+    """Write class names, the first of them awkward."""
+    names = [*ODD_NAMES, *(f"class {i}" for i in range(len(ODD_NAMES), count))][:count]
+    write_text(path, "\n".join(names) + "\n")
+    return names
+
+
+def write_predictions(path: Path, labels: Sequence[int], predicted: Sequence[int]) -> None:
+    """Write a predictions.csv; a wrong answer has rank 4 for the first of them, then 7."""
+    ranks: list[object] = []
+    for label, answer in zip(labels, predicted, strict=True):
+        wrong = 7 if 4 in ranks else 4
+        ranks.append("" if label < 0 else 0 if label == answer else wrong)
+    write_csv(
+        path,
+        {
+            "image": range(len(labels)),
+            "name": [f"{i}_$x_<y>.png" for i in range(len(labels))],
+            "label": labels,
+            "predicted": predicted,
+            "probability": [0.5] * len(labels),
+            "label_probability": ["" if label < 0 else 0.25 for label in labels],
+            "rank": ranks,
+            "correct": ["" if rank == "" else int(rank == 0) for rank in ranks],
+        },
+    )

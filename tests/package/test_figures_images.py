@@ -1,0 +1,270 @@
+"""Figures of images: embedding, occlusion, receptive fields; and the training curve."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from figure_artifacts import (
+    LONG_LAYER,
+    RECIPE,
+    pixels_of,
+    write_classes,
+    write_exhibit,
+    write_images,
+    write_layers,
+    write_occlusion,
+    write_predictions,
+    write_strongest,
+)
+
+from convatlas import store
+from convatlas.errors import LayerError
+from convatlas.figures import embedding, style
+from convatlas.figures.embedding import plot_grid, plot_scatter
+from convatlas.figures.occlusion import plot_occlusion
+from convatlas.figures.receptive_fields import plot_growth
+from convatlas.figures.training import plot_training
+from convatlas.files import read_csv, write_csv
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def colours_of(path) -> set[tuple[int, ...]]:
+    """Return every colour of a figure."""
+    packed = np.unique(pixels_of(path).astype(np.int64) @ [65536, 256, 1])
+    return {(int(i) >> 16, int(i) >> 8 & 255, int(i) & 255) for i in packed}
+
+
+def rgb(text: str) -> tuple[int, ...]:
+    return tuple(int(text[i : i + 2], 16) for i in (1, 3, 5))
+
+
+# -------------------------------------------------------------------- embedding
+
+
+def write_embedding(tmp_path, labels, position=None):
+    write_images(tmp_path / "i.h5", (8, 8), labels)
+    if position is None:
+        position = np.random.default_rng(0).normal(size=(len(labels), 2))
+    artifact = store.Embedding(np.asarray(position, np.float32), LONG_LAYER, 1.0)
+    store.write(tmp_path / "e.h5", artifact, RECIPE)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [0],
+        [-1] * 5,
+        [0, 1, 2, 3, 4, -1],
+        list(range(24)) * 2,
+        list(range(25)) * 2,
+        [*range(100), -1],
+    ],
+    ids=["one image", "no labels", "some labels", "24 classes", "25 classes", "many classes"],
+)
+@pytest.mark.parametrize("predicted", [True, False])
+def test_scatter_of_any_labels(tmp_path, labels, predicted):
+    write_embedding(tmp_path, labels)
+    write_classes(tmp_path / "c.txt", 100)
+    write_predictions(tmp_path / "p.csv", labels, [0] * len(labels))
+    plot_scatter(
+        tmp_path / "e.h5",
+        tmp_path / "i.h5",
+        output=tmp_path / "s.png",
+        predictions=tmp_path / "p.csv" if predicted else None,
+        classes=tmp_path / "c.txt",
+        formats=["svg"],
+    )
+    table = read_csv(tmp_path / "s.csv")
+    assert [int(label) for label in table["label"]] == labels
+    assert ("predicted" in table) == predicted
+
+
+def test_scatter_csv_holds_the_positions(tmp_path):
+    write_embedding(tmp_path, [2, 0], [[1.5, -2.25], [0, 7]])
+    plot_scatter(tmp_path / "e.h5", tmp_path / "i.h5", output=tmp_path / "s.png")
+    table = read_csv(tmp_path / "s.csv")
+    assert (table["x"], table["y"]) == (["1.5", "0"], ["-2.25", "7"])
+    assert table["class"] == ["class 2", "class 0"]
+
+
+def test_no_two_classes_look_alike():
+    assert len({embedding._look(place) for place in range(embedding._FEW)}) == embedding._FEW
+
+
+def test_equal_positions_are_drawn(tmp_path):
+    write_embedding(tmp_path, [0, 1], [[3, 3], [3, 3]])
+    plot_scatter(tmp_path / "e.h5", tmp_path / "i.h5", output=tmp_path / "s.png")
+
+
+def test_grid_shows_each_image_in_its_cell(tmp_path):
+    colours = write_images(tmp_path / "i.h5", (20, 10), [0, 1, 2])
+    cells = np.array([[2, -1], [0, 1]])
+    store.write(tmp_path / "g.h5", store.Grid(cells, "conv1"), RECIPE)
+    plot_grid(tmp_path / "g.h5", tmp_path / "i.h5", output=tmp_path / "g.png")
+    pixels = pixels_of(tmp_path / "g.png").astype(int)
+    centre = {}
+    for image in range(3):
+        rows, columns = np.nonzero((pixels == colours[image]).all(-1))
+        assert len(rows) == pytest.approx(240 * 480, rel=0.02)  # a cell of 240 by 480 dots
+        centre[image] = rows.mean(), columns.mean()
+    assert centre[2][0] < centre[0][0]
+    assert centre[2][1] == pytest.approx(centre[0][1], abs=2)
+    assert centre[1][0] == pytest.approx(centre[0][0], abs=2)
+    assert centre[1][1] > centre[0][1]
+    table = read_csv(tmp_path / "g.csv")
+    assert list(zip(table["row"], table["column"], table["image"], strict=True)) == [
+        ("0", "0", "2"),
+        ("1", "0", "0"),
+        ("1", "1", "1"),
+    ]
+
+
+def test_large_grids_stay_printable(tmp_path):
+    write_images(tmp_path / "i.h5", (12, 12), [0, 1])
+    store.write(tmp_path / "g.h5", store.Grid(np.zeros((2, 300), int), "conv1"), RECIPE)
+    plot_grid(tmp_path / "g.h5", tmp_path / "i.h5", output=tmp_path / "g.png")
+    assert pixels_of(tmp_path / "g.png").shape[1] < 5000
+
+
+# -------------------------------------------------------------------- occlusion
+
+
+def sweep(tmp_path, probability, *, label, size=4, stride=4, shape=(10, 8), **rest):
+    write_exhibit(tmp_path / "e.h5", shape, label)
+    write_occlusion(
+        tmp_path / "o.h5", np.asarray(probability), size=size, stride=stride, label=label, **rest
+    )
+    write_classes(tmp_path / "c.txt", 30)
+    return {
+        "exhibit": tmp_path / "e.h5",
+        "occlusion": tmp_path / "o.h5",
+        "output": tmp_path / "o.png",
+        "classes": tmp_path / "c.txt",
+    }
+
+
+def test_occlusion_csv_against_hand_computed_numbers(tmp_path):
+    # an image of 10 x 8 pixels, occluder and stride 4: three rows of which the last is cut
+    probability = np.zeros((3, 2, 3))
+    probability[..., 1] = [[0.6, 0.5], [0.1, 0.2], [0.6, 0.6]]
+    probability[..., 2] = 0.3
+    plot_occlusion(**sweep(tmp_path, probability, label=1))
+    table = read_csv(tmp_path / "o.csv")
+    assert table["row"] == ["0", "0", "4", "4", "8", "8"]
+    assert table["column"] == ["0", "4"] * 3
+    assert [float(v) for v in table["centre_y"]] == [2, 2, 6, 6, 9, 9]
+    assert [float(v) for v in table["centre_x"]] == [2, 6] * 3
+    assert [float(v) for v in table["probability"]] == pytest.approx([0.6, 0.5, 0.1, 0.2, 0.6, 0.6])
+    assert table["predicted"] == ["1", "1", "2", "2", "1", "1"]
+    assert [float(v) for v in table["predicted_probability"]][2:4] == pytest.approx([0.3, 0.3])
+    assert [float(v) for v in table["map_sum"]] == list(range(6))
+    assert set(table["class"]) == {"a" * 60}
+
+
+def test_without_a_label_the_class_of_the_whole_image_is_drawn(tmp_path):
+    probability = np.tile([0.7, 0.1, 0.2], (2, 2, 1))
+    clean = np.array([0.1, 0.2, 0.7], np.float32)
+    plot_occlusion(**sweep(tmp_path, probability, label=-1, clean=clean, shape=(8, 8)))
+    table = read_csv(tmp_path / "o.csv")
+    assert [float(v) for v in table["probability"]] == pytest.approx([0.2] * 4)
+
+
+def test_classes_beyond_the_palette_share_a_grey(tmp_path):
+    probability = np.eye(16)[np.arange(16)].reshape(4, 4, 16)
+    job = sweep(tmp_path, probability, label=0, shape=(16, 16))
+    plot_occlusion(**job)
+    found = colours_of(job["output"])
+    assert {rgb(colour) for colour in style.COLOURS[:7]} <= found
+    assert (0xB0, 0xB0, 0xB0) in found
+    assert rgb(style.COLOURS[7]) not in found
+    plot_occlusion(**sweep(tmp_path, probability[:2, :, :8] + 1e-3, label=0, shape=(8, 16)))
+    assert {rgb(colour) for colour in style.COLOURS} <= colours_of(job["output"])
+
+
+def test_the_occluder_is_drawn_where_it_hurts_most(tmp_path):
+    probability = np.full((4, 4, 2), 0.5)
+    probability[3, 0, 0] = 0.1
+    job = sweep(tmp_path, probability, label=0, shape=(16, 16))
+    plot_occlusion(**job)
+    pixels = pixels_of(job["output"]).astype(int)
+    rows, columns = np.nonzero((pixels == (120, 110, 100)).all(-1))
+    left, top = 0.08 + 0.24, 0.46 + 0.30  # the panel's corner in inches
+    pixel = 1.7 / 16
+    assert rows.mean() / style.DPI == pytest.approx(top + 14 * pixel, abs=0.02)
+    assert columns.mean() / style.DPI == pytest.approx(left + 2 * pixel, abs=0.02)
+
+
+@pytest.mark.parametrize(("shape", "label"), [((12, 60), 0), ((60, 12), 1), ((4, 4), -1)])
+@pytest.mark.parametrize("answers", [0, 1, 20])
+def test_odd_sweeps(tmp_path, shape, answers, label):
+    rows, columns = (max(1, side // 4) for side in shape)
+    flat = {"map_sum": np.full((rows, columns), 5, np.float32)}
+    job = sweep(tmp_path, np.full((rows, columns, 30), 1 / 30), label=label, shape=shape, **flat)
+    if answers:
+        write_strongest(tmp_path / "s.h5", answers, (9, 5))
+        job["strongest"] = tmp_path / "s.h5"
+    else:
+        job["reason"] = "it goes through a SiLU " * 30
+    plot_occlusion(**job)
+
+
+# -------------------------------------------------------------- receptive fields
+
+
+def test_growth_csv_against_hand_computed_boxes(tmp_path):
+    write_layers(tmp_path / "l.json")
+    write_exhibit(tmp_path / "e.h5", (32, 32))
+    plot_growth(
+        tmp_path / "e.h5",
+        tmp_path / "l.json",
+        output=tmp_path / "g.png",
+        layers=["conv1", LONG_LAYER, "head"],
+        formats=["svg"],
+    )
+    table = read_csv(tmp_path / "g.csv")
+    edges = zip(*(table[edge] for edge in ("top", "left", "bottom", "right")), strict=True)
+    assert list(edges) == [
+        ("13", "13", "20", "20"),  # cell 8 of 16: -3 + 8 * 2, and 7 pixels
+        ("-33", "-33", "66", "66"),  # cell 4 of 8: -49 + 4 * 4, and 99 pixels
+        ("0", "0", "32", "32"),
+    ]
+    assert table["exact"] == ["1", "0", "1"]
+    assert table["depth"] == ["0", "1", "2"]
+
+
+def test_growth_of_one_layer_and_of_a_wrong_one(tmp_path):
+    write_layers(tmp_path / "l.json")
+    write_exhibit(tmp_path / "e.h5", (50, 20), -1)
+    job = {"exhibit": tmp_path / "e.h5", "layers_json": tmp_path / "l.json"}
+    plot_growth(**job, output=tmp_path / "g.png", layers=["conv1"])
+    with pytest.raises(LayerError, match="conv1"):
+        plot_growth(**job, output=tmp_path / "g.png", layers=["conv"])
+
+
+# ---------------------------------------------------------------------- training
+
+
+def test_training_curve_and_its_numbers(tmp_path):
+    history = {
+        "epoch": [1, 2, 3],
+        "loss": [2.0, 1.0, 0.5],
+        "train_accuracy": [0.3, 0.6, 0.9],
+        "test_loss": [2.1, 1.2, 0.9],
+        "test_accuracy": [0.25, 0.5, 0.75],
+        "learning_rate": [0.1, 0.1, 0.1],
+    }
+    write_csv(tmp_path / "h.csv", history)
+    plot_training(tmp_path / "h.csv", output=tmp_path / "t.png")
+    table = read_csv(tmp_path / "t.csv")
+    assert table["test_accuracy"] == ["0.25", "0.5", "0.75"]
+    assert "learning_rate" not in table
+    assert {rgb(style.COLOURS[0]), rgb(style.COLOURS[1])} <= colours_of(tmp_path / "t.png")
+
+
+def test_training_of_one_epoch_without_test_images(tmp_path):
+    history = {"epoch": [1], "loss": [2.0], "train_accuracy": [1.0]}
+    history |= {"test_loss": [""], "test_accuracy": [""], "learning_rate": [0.1]}
+    write_csv(tmp_path / "h.csv", history)
+    plot_training(tmp_path / "h.csv", output=tmp_path / "t.png")
+    assert rgb(style.COLOURS[1]) not in colours_of(tmp_path / "t.png")

@@ -1,0 +1,261 @@
+"""Figures of units: filters, maps, patches and projections."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from figure_artifacts import (
+    LONG_LAYER,
+    RECIPE,
+    pixels_of,
+    write_classes,
+    write_exhibit,
+    write_images,
+    write_patches,
+    write_projections,
+)
+from matplotlib import colormaps
+
+from convatlas import store
+from convatlas.errors import LayerError
+from convatlas.figures import style
+from convatlas.figures.filters import plot_filters
+from convatlas.figures.maps import plot_maps
+from convatlas.figures.patches import plot_patches
+from convatlas.figures.projections import plot_projections
+from convatlas.files import read_csv
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def area(path, colour) -> float:
+    """Return how many square inches of a figure have exactly this colour."""
+    pixels = pixels_of(path)
+    return float((pixels == np.array(colour)).all(-1).sum()) / style.DPI**2
+
+
+# ---------------------------------------------------------------------- filters
+
+
+def write_filters(path, weight, layer="conv1"):
+    store.write(path, store.Filters(np.asarray(weight, np.float32), layer), RECIPE)
+
+
+def test_filters_share_one_contrast_and_keep_their_colours(tmp_path):
+    weight = np.zeros((3, 3, 4, 4))
+    weight[0, 0], weight[0, 1:] = 2, -2  # the strongest: pure red
+    weight[1] = [[[0]], [[1]], [[0]]]  # half as strong: greenish grey
+    write_filters(tmp_path / "f.h5", weight)
+    plot_filters(tmp_path / "f.h5", output=tmp_path / "f.png")
+    tile = 0.8**2  # of three filters each is as large as it may be
+    assert area(tmp_path / "f.png", (255, 0, 0)) == pytest.approx(tile, rel=0.03)
+    assert area(tmp_path / "f.png", (128, 191, 128)) == pytest.approx(tile, rel=0.03)
+    assert area(tmp_path / "f.png", (128, 128, 128)) == pytest.approx(tile, rel=0.03)
+
+
+def test_filters_csv_holds_every_weight(tmp_path):
+    weight = np.random.default_rng(0).normal(size=(5, 3, 2, 4)).astype(np.float32)
+    write_filters(tmp_path / "f.h5", weight)
+    plot_filters(tmp_path / "f.h5", output=tmp_path / "f.png", formats=["svg"])
+    table = read_csv(tmp_path / "f.csv")
+    found = np.full(weight.shape, np.nan, np.float32)
+    at = tuple(np.array(table[name], int) for name in ("unit", "channel", "row", "column"))
+    found[at] = np.array(table["weight"], np.float32)
+    np.testing.assert_array_equal(found, weight)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 3, 7, 7), (96, 3, 11, 11), (32, 1, 5, 5), (7, 4, 3, 9), (5, 3, 1, 1), (2, 40, 3, 3)],
+)
+def test_filters_of_any_shape_stay_on_the_page(tmp_path, shape):
+    weight = np.ones(shape)
+    weight[0] = -1  # black
+    write_filters(tmp_path / "f.h5", weight, LONG_LAYER)
+    plot_filters(tmp_path / "f.h5", output=tmp_path / "f.png")
+    pixels = pixels_of(tmp_path / "f.png")
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge == 255).all()
+
+
+# ------------------------------------------------------------------------- maps
+
+
+def test_maps_are_the_strongest_and_told_in_the_csv(tmp_path):
+    maps = np.zeros((4, 3, 5), np.float32)
+    maps[2, 1, 4], maps[0, 0, 0], maps[3, 2, 2] = 9, 4, 4
+    with store.MapWriter(tmp_path / "m.h5", RECIPE) as writer:
+        writer.write("conv1", maps)
+    write_exhibit(tmp_path / "e.h5", (20, 30))
+    plot_maps(
+        tmp_path / "e.h5",
+        tmp_path / "m.h5",
+        output=tmp_path / "m.png",
+        layers=["conv1"],
+        units=3,
+    )
+    table = read_csv(tmp_path / "m.csv")
+    assert table["unit"] == ["2", "0", "3"]  # of equals the lower first
+    assert table["maximum"] == ["9", "4", "4"]
+    assert list(zip(table["row"], table["column"], strict=True)) == [
+        ("1", "4"),
+        ("0", "0"),
+        ("2", "2"),
+    ]
+    assert table["mean"][0] == "0.600000024"  # 9 / 15 in float32
+
+
+def test_maps_colours_are_one_scale_per_layer(tmp_path):
+    maps = np.stack([np.full((2, 2), 8.0), np.full((2, 2), 4.0), np.zeros((2, 2))])
+    with store.MapWriter(tmp_path / "m.h5", RECIPE) as writer:
+        writer.write("conv1", maps.astype(np.float32))
+        writer.write("signed", (maps - 4).astype(np.float32))
+    write_exhibit(tmp_path / "e.h5", (20, 20))
+    output = tmp_path / "m.png"
+    plot_maps(
+        tmp_path / "e.h5", tmp_path / "m.h5", output=output, layers=["conv1", "signed"], units=3
+    )
+    for name, place in (("viridis", 0.0), ("viridis", 0.5), ("viridis", 1.0), ("RdBu_r", 1.0)):
+        colour = np.array(colormaps[name](place, bytes=True)[:3])
+        assert area(output, colour) > 0.4  # each tile is more than half a square inch
+
+
+@pytest.mark.parametrize("label", [0, 1, 4, -1])
+@pytest.mark.parametrize("size", [(60, 12), (12, 60)])
+def test_maps_of_odd_exhibits_and_layers(tmp_path, label, size):
+    rng = np.random.default_rng(0)
+    with store.MapWriter(tmp_path / "m.h5", RECIPE) as writer:
+        writer.write(LONG_LAYER, rng.normal(size=(20, 9, 2)).astype(np.float32))
+        writer.write("flat", np.zeros((1, 4, 4), np.float32))
+        writer.write("vector", np.full((3, 1, 1), 2, np.float32))
+    write_exhibit(tmp_path / "e.h5", size, label)
+    write_classes(tmp_path / "c.txt", 5)
+    plot_maps(
+        tmp_path / "e.h5",
+        tmp_path / "m.h5",
+        output=tmp_path / "m.png",
+        layers=[LONG_LAYER, "flat", "vector"],
+        units=12,
+        classes=tmp_path / "c.txt",
+    )
+    assert len(read_csv(tmp_path / "m.csv")["unit"]) == 12 + 1 + 3
+
+
+# -------------------------------------------------------- patches, projections
+
+
+def write_study(tmp_path, *, box, size=(40, 40), images=12, units=4, per_unit=9, labels=None):
+    labels = [0] * images if labels is None else labels
+    colours = write_images(tmp_path / "i.h5", size, labels)
+    patches = write_patches(
+        tmp_path / "p.h5", units=units, images=images, per_unit=per_unit, box=box, size=size
+    )
+    write_projections(tmp_path / "j.h5", patches, signal=0.5)
+    return colours, patches
+
+
+def test_patches_show_their_images_and_hatch_what_is_outside(tmp_path):
+    output = tmp_path / "p.png"
+    inner, _ = write_study(tmp_path, box=(5, 5, 25, 25))
+    plot_patches(tmp_path / "p.h5", tmp_path / "i.h5", output=output, units=[0])
+    whole = area(output, inner[0])
+    write_study(tmp_path, box=(-10, 5, 10, 25))  # the upper half is outside
+    plot_patches(tmp_path / "p.h5", tmp_path / "i.h5", output=output, units=[0])
+    assert whole > 0.3
+    assert area(output, inner[0]) == pytest.approx(whole / 2, rel=0.03)
+    assert area(output, (0xEC, 0xEC, 0xEC)) > 9 * whole / 2 * 0.5  # the hatches' ground
+    assert area(output, (0, 0, 0)) < 0.01  # no black where there is no image
+
+
+def test_patches_csv(tmp_path):
+    _, patches = write_study(tmp_path, box=(-10, 5, 10, 25), labels=[0, 1, -1] * 4)
+    write_classes(tmp_path / "c.txt", 6)
+    plot_patches(
+        tmp_path / "p.h5",
+        tmp_path / "i.h5",
+        output=tmp_path / "p.png",
+        units=[3, 1],
+        classes=tmp_path / "c.txt",
+    )
+    table = read_csv(tmp_path / "p.csv")
+    assert table["unit"] == ["3"] * 9 + ["1"] * 9
+    assert table["dead"] == ["0"] * 9 + ["1"] * 9
+    assert table["value"][:3] == ["9", "8", "7"]
+    assert [int(i) for i in table["image"]] == [*patches.image[3], *patches.image[1]]
+    assert set(zip(table["label"], table["class"], strict=True)) == {
+        ("0", "US$ 5$ bill_<b>"),
+        ("1", "a" * 60),
+        ("-1", ""),
+    }
+    assert table["top"][0], table["bottom"][0] == ("-10", "10")
+    assert float(table["outside"][0]) == 0.5
+
+
+def test_a_unit_that_is_not_there_is_named(tmp_path):
+    write_study(tmp_path, box=(0, 0, 8, 8))
+    with pytest.raises(LayerError, match=r"conv2 has no unit 40 .* there are 4, from 0 to 3"):
+        plot_patches(tmp_path / "p.h5", tmp_path / "i.h5", output=tmp_path / "p.png", units=[0, 40])
+
+
+def test_projections_share_a_contrast_and_stand_beside_their_patches(tmp_path):
+    colours, patches = write_study(tmp_path, box=(5, 5, 25, 25))
+    output = tmp_path / "j.png"
+    plot_projections(
+        tmp_path / "j.h5", tmp_path / "p.h5", tmp_path / "i.h5", output=output, units=[0]
+    )
+    tile = area(output, colours[0])
+    assert tile > 0.1
+    # all nine are full white: the signal is the scale; so is the paper, so compare the rest
+    table = read_csv(tmp_path / "j.csv")
+    assert table["scale"] == ["0.5"] * 9
+    assert table["minimum"] == table["maximum"] == ["0.5"] * 9
+    assert float(table["norm"][0]) == pytest.approx(0.5 * np.sqrt(3 * 20 * 20))
+    write_projections(tmp_path / "j.h5", patches, signal=0.0)
+    plot_projections(
+        tmp_path / "j.h5", tmp_path / "p.h5", tmp_path / "i.h5", output=output, units=[0]
+    )
+    assert area(output, (128, 128, 128)) == pytest.approx(9 * tile, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"box": (-200, -200, 235, 235), "units": 2},  # far larger than the image
+        {"box": (3, 3, 4, 4), "size": (70, 9)},  # one pixel of a tall image
+        {"box": (0, 0, 30, 6), "images": 1, "units": 2},  # a tall box, one image
+        {"box": (0, 0, 8, 8), "per_unit": 1, "units": 1, "images": 1},
+        {"box": (0, 0, 8, 8), "per_unit": 10, "units": 33, "labels": [-1] * 12},  # a poster
+    ],
+)
+def test_odd_patches_and_projections(tmp_path, case):
+    _, patches = write_study(tmp_path, **case)
+    units = patches.unit.tolist()
+    for name in ("p", "j"):
+        output = tmp_path / f"{name}.png"
+        if name == "p":
+            plot_patches(tmp_path / "p.h5", tmp_path / "i.h5", output=output, units=units)
+        else:
+            plot_projections(tmp_path / "j.h5", tmp_path / "p.h5", tmp_path / "i.h5", output=output)
+        pixels = pixels_of(output)
+        for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+            assert (edge == 255).all()
+        real = int((patches.image >= 0).sum())
+        assert len(read_csv(tmp_path / f"{name}.csv")["unit"]) == real
+
+
+def test_figures_of_units_are_the_same_bytes_twice(tmp_path):
+    write_study(tmp_path, box=(-4, -4, 12, 12))
+    for folder in ("one", "two"):
+        plot_projections(
+            tmp_path / "j.h5",
+            tmp_path / "p.h5",
+            tmp_path / "i.h5",
+            output=tmp_path / folder / "conv.2.png",
+            formats=["svg", "pdf"],
+            about={"study": "demo"},
+        )
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == ["conv.2.csv", "conv.2.pdf", "conv.2.png", "conv.2.svg"]
+    for name in names:
+        one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
+        assert one == two

@@ -1,0 +1,22 @@
+"""Adapter: build a study's report."""
+
+from pathlib import Path
+
+from convatlas.job import Job
+from convatlas.report.site import Figure, build_report
+
+captions = Path(snakemake.scriptdir).parent / "report"
+
+with Job.of(snakemake) as job:
+    build_report(
+        output=snakemake.output.page,
+        study=snakemake.wildcards.study,
+        figures=[Figure.at(path, captions) for path in snakemake.input.figures],
+        card=snakemake.input.card,
+        layers=snakemake.input.layers,
+        manifest=snakemake.input.manifest,
+        predictions=snakemake.input.predictions,
+        exhibits=snakemake.input.exhibits,
+        classes=snakemake.input.classes,
+        recipe=job.recipe,
+    )
