@@ -115,7 +115,7 @@ def test_defaults_are_filled(base: Path) -> None:
 
 
 def test_png_is_always_made(base: Path) -> None:
-    assert load(config(), base)["figures"] == {"formats": ["png", "svg"], "dpi": 150}
+    assert load(config(), base)["figures"] == {"formats": ["png", "svg"], "dpi": 240}
 
 
 def test_study_overrides_config_overrides_schema(base: Path) -> None:
@@ -171,8 +171,8 @@ def test_folder_without_size_takes_that_of_the_weights(base: Path) -> None:
 
     assert preset() == ["torchvision/resnet18", "DEFAULT"]
     assert preset(datasets__photos__crop=10) is None
-    assert preset(models__resnet__weights="checkpoint.pth") is None
-    assert preset(models__resnet__weights="random") is None
+    assert preset(models__resnet__weights="checkpoint.pth") == ["torchvision/resnet18", "DEFAULT"]
+    assert preset(models__resnet__weights="random") == ["torchvision/resnet18", "DEFAULT"]
     assert preset(studies__photos__model="mine") is None
 
 

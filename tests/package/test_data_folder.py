@@ -316,7 +316,7 @@ def test_file_name_that_is_not_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("resize", "crop", "side"), [(20, 10, 10), (20, None, 20), (None, 12, 12), (None, None, 224)]
+    ("resize", "crop", "side"), [(20, 10, 10), (20, None, 20), (None, 12, 12)]
 )
 def test_size_of_the_images(
     flat: Path, tmp_path: Path, resize: int | None, crop: int | None, side: int
@@ -324,6 +324,19 @@ def test_size_of_the_images(
     labels = labels_of(flat, "a.png", "sub/c.png")
     with prepare(config(flat, labels=labels, resize=resize, crop=crop), tmp_path) as images:
         assert images.size == (side, side)
+
+
+def test_images_without_a_size_stay_as_they_are(flat: Path, tmp_path: Path) -> None:
+    labels = labels_of(flat, "a.png")
+    with prepare(config(flat, labels=labels, resize=None, crop=None), tmp_path) as images:
+        assert images.size == (20, 30)
+
+
+def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
+    for name, size in {"a.png": (20, 30), "b.png": (30, 20)}.items():
+        Image.new("RGB", size).save(tmp_path / name)
+    with pytest.raises(DataError, match=r"b\.png has 20 x 30 .* Set the data set's resize and crop"):
+        prepare(config(tmp_path, resize=None, crop=None), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -138,13 +138,14 @@ def _presets(config: Config, dataset: str) -> list[tuple[str, str]]:
         return []
     studies = [s for s in config.get("studies", {}).values() if s.get("dataset") == dataset]
     models = [config.get("models", {}).get(s.get("model"), {}) for s in studies]
-    return sorted({(m["architecture"], m["weights"]) for m in models if _is_preset(m)})
+    of_torchvision = [m for m in models if m.get("architecture", "").startswith(_TORCHVISION)]
+    return sorted({(m["architecture"], _named_weights(m)) for m in of_torchvision})
 
 
-def _is_preset(model: Mapping[str, Any]) -> bool:
-    """Return whether a model has weights of torchvision's own, which say how to see images."""
-    architecture, weights = model.get("architecture", ""), model.get("weights") or ""
-    return architecture.startswith(_TORCHVISION) and bool(_ENUM_NAME.fullmatch(weights))
+def _named_weights(model: Mapping[str, Any]) -> str:
+    """Return the weights of torchvision's whose image size a network of torchvision's takes."""
+    weights = model.get("weights") or ""
+    return weights if _ENUM_NAME.fullmatch(weights) else "DEFAULT"
 
 
 # ----------------------------------------------------------------------- checking

@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 _UNLABELLED = -1
 _FILE, _CLASS = "file", "class_index"
-_USUAL = Sizing(resize=256, crop=224)  # of most ImageNet networks, since Krizhevsky et al. 2012
 _NAMED = 5  # files named in a message about many
 
 
@@ -48,7 +47,7 @@ def open_part(source: Mapping[str, Any], part: str, preset: tuple[str, str] | No
     """Return the images of a folder, sorted by name, each read when it is asked for.
 
     `part` can only be ``images``. The size of the images is the source's own; where
-    it has neither `resize` nor `crop`, that of `preset`, or 256 and 224.
+    it has neither `resize` nor `crop`, that of `preset`, or else as they are.
 
     Raises
     ------
@@ -94,17 +93,16 @@ def source_files(source: Mapping[str, Any]) -> list[Path]:
     return files
 
 
-def resolve_sizing(source: Mapping[str, Any], preset: tuple[str, str] | None) -> Sizing:
-    """Return how a folder's images are sized.
+def resolve_sizing(source: Mapping[str, Any], preset: tuple[str, str] | None) -> Sizing | None:
+    """Return how a folder's images are sized; None if they stay as they are.
 
     One of `resize` and `crop` stands for both. Without either it is the size that
-    belongs to the weights named by `preset`, (architecture, weights) of torchvision,
-    or else 256 and 224.
+    belongs to the weights named by `preset`, (architecture, weights) of torchvision.
     """
     resize, crop = source["resize"], source["crop"]
     if resize is None and crop is None:
         if preset is None:
-            return Sizing(_USUAL.resize, _USUAL.crop, source["interpolation"])
+            return None
         # Here, because importing torchvision takes seconds that other folders needn't spend.
         from convatlas.data.presets import preset_sizing
 
@@ -112,7 +110,7 @@ def resolve_sizing(source: Mapping[str, Any], preset: tuple[str, str] | None) ->
     return Sizing(resize or crop, crop or resize, source["interpolation"])
 
 
-def _read_entries(entries: Iterable[_Entry], sizing: Sizing, skip: bool) -> Iterator[Sample]:
+def _read_entries(entries: Iterable[_Entry], sizing: Sizing | None, skip: bool) -> Iterator[Sample]:
     for entry in entries:
         try:
             image = read_image(entry.path, sizing)

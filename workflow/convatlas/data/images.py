@@ -58,8 +58,8 @@ class Sizing:
     interpolation: str = "bilinear"
 
 
-def read_image(path: Path, sizing: Sizing) -> NDArray[np.uint8]:
-    """Return the image in a file as (crop,crop,3) uint8 RGB.
+def read_image(path: Path, sizing: Sizing | None) -> NDArray[np.uint8]:
+    """Return the image in a file as (H,W,3) uint8 RGB, in its own size if `sizing` is None.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def read_image(path: Path, sizing: Sizing) -> NDArray[np.uint8]:
     """
     image = decode(path)
     try:
-        return np.asarray(fit(image, sizing))
+        return np.asarray(image if sizing is None else fit(image, sizing))
     except ValueError as error:
         raise UnreadableImage(path, str(error)) from error
 

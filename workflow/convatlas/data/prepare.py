@@ -30,6 +30,9 @@ class _Source(Protocol):
     def source_files(self, source: Mapping[str, Any]) -> list[Path]: ...
 
 
+_SIZE_KEYS = {"folder": "resize and crop"}
+
+
 def source_module(source: Mapping[str, Any]) -> str:
     """Return the name of the module that reads a source.
 
@@ -87,7 +90,7 @@ def prepare_images(
             if (height, width) != size:
                 raise DataError(
                     f"Image {sample.name} has {height} x {width} pixels, the first one {size[0]} x "
-                    f"{size[1]}. Set size in the data set's config to bring all to one size."
+                    f"{size[1]}. Set the data set's {_SIZE_KEYS.get(source['source'], 'size')} to bring all to one size."
                 )
             writer.append(sample.image, sample.label, sample.name, sample.attributes, sample.mask)
             rows.append((sample.name, sample.label, "kept", ""))

@@ -38,13 +38,13 @@ _PART_WIDTHS = {"images": (0.0, 0.4), "train": (0.4, 1.0)}
 
 # The ranges that scenes are drawn from, tuned so that a small network is right on 19 of 20.
 _CROP = (64.0, 176.0)  # side of the piece of photograph, in its pixels
-_RADIUS = (0.2, 0.38)  # of the circle around the object, as a share of the scene
-_LEAST_CONTRAST = 0.2  # between the object and what it covers, see `Scene.contrast`
+_RADIUS = (0.18, 0.37)  # of the circle around the object, as a share of the scene
+_LEAST_CONTRAST = 0.18  # between the object and what it covers, see `Scene.contrast`
 _SATURATION = (0.2, 1.0)
 _BRIGHTNESS = (0.25, 1.0)
 _EXPOSURE = (0.7, 1.15)  # factor on the background
 _SHADING = (0.0, 0.3)  # the object's brightness changes by so much from one side to the other
-_GRAIN = (2.0, 10.0)  # standard deviation of the noise, in 0..255
+_GRAIN = (2.0, 12.0)  # standard deviation of the noise, in 0..255
 
 
 @dataclass(frozen=True)
