@@ -31,6 +31,7 @@ include: "workflow/rules/embedding.smk"
 include: "workflow/rules/occlusion.smk"
 include: "workflow/rules/receptive_fields.smk"
 include: "workflow/rules/training.smk"
+include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -38,6 +39,7 @@ localrules:
     all,
     figures,
     report,
+    describe,
     filters,
     maps,
     patches,

@@ -90,12 +90,12 @@ def _batches(
         yield first, model.prepare(data.block(first, min(first + batch_size, stop)))
 
 
+@torch.inference_mode()
 def run_layers(graph: Graph, names: set[str], batch: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Yield each named layer's value for a batch, before anything can overwrite it."""
     nodes = {node: name for name, node in layer_nodes(graph).items() if name in names}
-    with torch.inference_mode():
-        for node, value in Execution(graph, nodes).values(batch):
-            yield nodes[node], value
+    for node, value in Execution(graph, nodes).values(batch):
+        yield nodes[node], value
 
 
 def summarise(name: str, value: Tensor) -> Mapping[str, NDArray[np.generic]]:

@@ -25,7 +25,7 @@ _SHORT = 16  # hex digits: 64 bits tell any number of files apart that a study c
 @cache
 def _digest_at(path: str, size: int, modified: int) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -33,13 +33,18 @@ def _digest_at(path: str, size: int, modified: int) -> str:
 
 def file_digest(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's content, in hex."""
-    state = os.stat(path)
+    state = Path(path).stat()
     return _digest_at(os.fspath(path), state.st_size, state.st_mtime_ns)
 
 
 def files_digest(paths: Iterable[str | os.PathLike[str]]) -> str:
-    """Return a short digest of files: their names and contents, in their order."""
-    return text_digest(part for path in paths for part in (Path(path).name, file_digest(path)))
+    """Return a short digest of files: their paths and contents, in their order.
+
+    The whole path counts, seen from the working directory: an image's folder may be its class.
+    """
+    return text_digest(
+        part for path in paths for part in (os.path.relpath(path), file_digest(path))
+    )
 
 
 def text_digest(parts: Iterable[str]) -> str:
@@ -61,22 +66,28 @@ def code_digest(*modules: str) -> str:
     as the path of a Python file, that file's folder. Only what can change what the
     code does counts: not comments, docstrings, or layout.
     """
-    found: dict[str, Path] = {}
+    parts: list[str] = []
     for module in modules:
-        if module.endswith(".py"):
-            path = Path(module)
-            _collect(path.stem, _folder_finder(path.parent), found)
-        else:
-            _collect(module, _package_finder(module.partition(".")[0]), found)
-    return text_digest(part for name in sorted(found) for part in (name, _meaning(found[name])))
+        found = _closure(module)
+        parts += [part for name in sorted(found) for part in (name, _meaning(found[name]))]
+    return text_digest(parts)
 
 
 def modules_of(*modules: str) -> list[str]:
     """Return the names of the modules that `code_digest` covers, sorted."""
+    return sorted({name for module in modules for name in _closure(module)})
+
+
+def _closure(module: str) -> dict[str, Path]:
+    """Return the file of a module and of all that it imports from the same place, by name."""
     found: dict[str, Path] = {}
-    for module in modules:
+    if module.endswith(".py"):
+        path = Path(module)
+        find = _folder_finder(path.parent)
+        _collect(path.stem, lambda name: path if name == path.stem else find(name), found)
+    else:
         _collect(module, _package_finder(module.partition(".")[0]), found)
-    return sorted(found)
+    return found
 
 
 def _package_finder(package: str) -> Finder:
@@ -121,12 +132,24 @@ def _collect(name: str, find: Finder, found: dict[str, Path]) -> None:
         _collect(imported, find, found)
 
 
+def _parse(path: Path) -> ast.Module:
+    """Return a module's syntax tree; of one that isn't Python (yet), its bytes as a constant.
+
+    The job that imports a faulty file says what is wrong with it, better than we could.
+    """
+    source = path.read_bytes()
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError):
+        return ast.Module([ast.Expr(ast.Constant(source))], [])
+
+
 @cache
 def _imports(path: Path, name: str) -> list[str]:
     """Return the dotted names that a module may import, relative ones made absolute."""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     found: list[str] = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(_parse(path)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -140,7 +163,7 @@ def _imports(path: Path, name: str) -> list[str]:
 @cache
 def _meaning(path: Path) -> str:
     """Return a module's syntax tree without docstrings, as text."""
-    tree = ast.parse(path.read_bytes())
+    tree = _parse(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None

@@ -52,7 +52,7 @@ def find_neighbours(
     Raises
     ------
     DataError
-        if there are too few images for a map.
+        if there are too few images for a map, or all have the same code.
     """
     with Activations(activations) as stored:
         images, units = stored.shape(layer)
@@ -62,6 +62,11 @@ def find_neighbours(
                 "Show more images, or leave out the analysis."
             )
         codes = _principal(stored, layer, code, min(components, units, images))
+    if np.ptp(codes, axis=0).max() == 0:
+        raise DataError(
+            f"layer {layer!r} gives every image the same code, so there is nothing to map. "
+            "Choose another layer, or leave out the analysis `embedding`."
+        )
     count = min(neighbours, images - 1)
     search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(codes)
     distance, neighbour = search.kneighbors()  # of the points themselves, which are left out

@@ -55,8 +55,9 @@ def stratified_order(labels: NDArray[np.integer], count: int, seed: int) -> NDAr
     """Return `count` images in an order that goes round the classes, one of each in turn.
 
     The order of the classes, and of the images in each, is random by `seed`. A
-    shorter order is the beginning of a longer one.
+    shorter order is the beginning of a longer one. With fewer images than that, all.
     """
+    count = min(count, len(labels))
     generator = np.random.default_rng(seed)
     classes = generator.permutation(np.unique(labels))
     of_class = [generator.permutation(np.flatnonzero(labels == c)) for c in classes]

@@ -32,7 +32,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide results from the group
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,7 +68,7 @@ def write_csv(path: str | os.PathLike[str], columns: Mapping[str, Sequence[Any]]
 
 def read_csv(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Read a CSV file with a header into one list of texts a column."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with Path(path).open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         header = next(reader, [])
         rows = list(reader)

@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from convatlas.errors import LayerError
 from convatlas.layers import find_layer, first_filters, read_layers
 from convatlas.store import Filters, Recipe, write
 
@@ -13,9 +14,22 @@ Path = str | os.PathLike[str]
 
 
 def cut_filters(*, weights: Path, layers: Path, output: Path, recipe: Recipe) -> None:
-    """Write the weights of the network's first convolution, (U,C,h,w)."""
+    """Write the weights of the network's first convolution, (U,C,h,w).
+
+    Raises
+    ------
+    LayerError
+        if there is none, or its weights aren't kept as such (but as factors, say).
+    """
     described = read_layers(layers)
-    layer = find_layer(described, first_filters(described))
+    name = first_filters(described)
+    if name is None:
+        raise LayerError("the network has no convolution whose filters could be shown.")
+    key = find_layer(described, name).weight
     state = torch.load(weights, map_location="cpu", weights_only=True)
-    weight = state[layer.weight].float().numpy()
-    write(output, Filters(weight=weight, layer=layer.name), recipe)
+    if key not in state:
+        raise LayerError(
+            f"the weights hold no {key!r}, the filters of {name!r}: they are computed on the way. "
+            "Leave out the analysis `filters`."
+        )
+    write(output, Filters(weight=state[key].float().numpy(), layer=name), recipe)

@@ -100,7 +100,7 @@ class Job:
                 log.error("%s%s", error.strerror, where)
                 log.info("where it happened", exc_info=error)
                 sys.exit(1)
-            else:
+            elif isinstance(error, Exception):
                 log.error("an error of ours, please report it with %s: %s", self._log, error)
                 log.info("where it happened", exc_info=error)
         finally:
@@ -112,14 +112,10 @@ class Job:
 def progress(items: Iterable[T], total: int, what: str, every: float = 5.0) -> Iterator[T]:
     """Pass `items` on, logging every few seconds how many are done and how long the rest takes."""
     began = last = time.monotonic()
-    done = 0
-    for item in items:
+    for done, item in enumerate(items, start=1):
         yield item
-        done += 1
         now = time.monotonic()
         if now - last >= every or done == total:
             left = (now - began) / done * (total - done)
             log.info("%s: %d of %d, about %.0f s left", what, done, total, left)
             last = now
-
-

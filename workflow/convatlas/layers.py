@@ -33,7 +33,8 @@ class Layer:
     shape : (U,H,W), or (U,) for a vector.
     size, stride, start : of the receptive field, each [y, x] in input pixels; cell i
         sees ``start + i * stride`` and the ``size - 1`` pixels after it.
-    exact : whether the field is exact or an upper bound.
+    exact : whether the field is exact or an upper bound; at the border only the part
+        of a cell's field that lies on the image is seen, or a little less of it.
     intervals : where the field isn't regular, for y and x the first and last pixel
         that each cell sees.
     inputs : names of the layers that feed it.
@@ -192,10 +193,10 @@ def stored_layers(layers: Sequence[Layer], wanted: Sequence[str]) -> list[Layer]
 
 
 def pick_units(layer: Layer, wanted: int | Sequence[int], seed: int) -> NDArray[np.int64]:
-    """Return the units of a layer to show, ascending.
+    """Return the units of a layer to show.
 
-    `wanted` lists them, or says how many: then a random pick by `seed`, in which
-    those picked for a smaller number are contained.
+    `wanted` lists them in the order of showing, or says how many: then a random pick
+    by `seed`, ascending, in which those picked for a smaller number are contained.
 
     Raises
     ------

@@ -54,7 +54,8 @@ class TopK:
         best = np.argsort(-value, axis=0, kind="stable")[:k].T
         values = np.concatenate([self.value, np.take_along_axis(value.T, best, 1)], axis=1)
         images = np.concatenate([self.image, best + start], axis=1)
-        places = np.take_along_axis(location.transpose(1, 0, 2), best[..., None], 1)
+        found = location.astype(np.int64).transpose(1, 0, 2)
+        places = np.take_along_axis(found, best[..., None], 1)
         places = np.concatenate([self.location, places], axis=1)
         order = np.argsort(-values, axis=1, kind="stable")[:, :k]
         self.value = np.take_along_axis(values, order, 1)
@@ -64,7 +65,7 @@ class TopK:
     @property
     def dead(self) -> NDArray[np.bool_]:
         """(U,) whether a unit gave every one of several images the same answer."""
-        return (self._count > 1) & (self._low == self._high)
+        return np.asarray((self._count > 1) & (self._low == self._high))
 
 
 def rank_patches(

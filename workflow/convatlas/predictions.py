@@ -42,7 +42,9 @@ def score_predictions(*, activations: Path, layers: Path, images: Path, output: 
             for row, image in zip(probability, range(start, start + len(scores)), strict=True):
                 for name, value in _judged(row, int(labels[image])).items():
                     columns[name].append(value)
-    write_csv(output, {"image": range(len(labels)), "name": names, "label": labels, **columns})
+    write_csv(
+        output, {"image": range(len(labels)), "name": names, "label": labels.tolist(), **columns}
+    )
 
 
 def _judged(probability: NDArray[np.floating], label: int) -> dict[str, object]:

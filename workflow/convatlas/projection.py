@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from convatlas.graph.backward import Backward
 from convatlas.graph.describe import layers_of
-from convatlas.graph.tracing import Graph, trace
+from convatlas.graph.tracing import Graph, evaluating, trace
 from convatlas.job import log, progress
 from convatlas.layers import find_layer
 from convatlas.models.load import LoadedModel, load_model
@@ -66,13 +66,23 @@ def project(
     MethodError
         if the rule isn't defined for the operations up to the layer.
     """
-    graph = model if isinstance(model, Graph) else trace(model, _size(images))
-    described = find_layer(layers_of(graph), layer)
+    if not isinstance(model, Graph):
+        with evaluating(model):
+            graph = trace(model, _size(images))
+            return project(graph, images, layer, units, locations, rule, batch_size=batch_size)
+    described = find_layer(layers_of(model), layer)
     chosen = np.asarray(units, dtype=np.int64)
     places = np.asarray(locations, dtype=np.int64).reshape(-1, 2)
     boxes = described.boxes(places)
     signal = [
-        _back(graph, images[i : i + batch_size], layer, chosen[i:][:batch_size], places[i:][:batch_size], rule)
+        _back(
+            model,
+            images[i : i + batch_size],
+            layer,
+            chosen[i:][:batch_size],
+            places[i:][:batch_size],
+            rule,
+        )
         for i in range(0, len(images), batch_size)
     ]
     return boxes, crop(np.concatenate(signal), boxes)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields
@@ -35,6 +36,7 @@ Array = NDArray[Any]
 A = TypeVar("A")
 
 _SCALE_ONLY = "This is a netCDF dimension but not a netCDF variable. {:10d}"
+_MISSING = "Unable to"  # how h5py's KeyErrors begin
 _COMPRESS_FROM = 1 << 16  # bytes; below, chunking costs more than compression saves
 
 
@@ -93,11 +95,13 @@ def artifact_digest(path: str | os.PathLike[str]) -> str:
 @contextmanager
 def creating(path: str | os.PathLike[str], recipe: Recipe) -> Iterator[h5py.File]:
     """Yield a new HDF5 file that appears at `path` only when whole."""
-    with replacing(path) as temporary:
-        with h5py.File(temporary, "w", libver=("earliest", "v110"), locking="best-effort") as file:
-            for name, value in recipe.attributes().items():
-                file.attrs[name] = value
-            yield file
+    with (
+        replacing(path) as temporary,
+        h5py.File(temporary, "w", libver=("earliest", "v110"), locking="best-effort") as file,
+    ):
+        for name, value in recipe.attributes().items():
+            file.attrs[name] = value
+        yield file
 
 
 @contextmanager
@@ -107,7 +111,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     Raises
     ------
     StoreError
-        if it doesn't exist, is truncated, or isn't HDF5.
+        if it doesn't exist, is truncated, isn't HDF5, or lacks what is read from it.
     """
     if not Path(path).is_file():
         raise StoreError(f"{path} doesn't exist. Run the workflow again to make it.")
@@ -121,6 +125,8 @@ def reading(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         try:
             yield file
         except KeyError as error:
+            if not str(error.args[0]).startswith(_MISSING):
+                raise  # somebody else's, raised while the file was open
             raise StoreError(
                 f"{path} lacks a part that it should have ({error}). "
                 "Delete it and run the workflow again."
@@ -159,11 +165,9 @@ def _add(group: h5py.Group, name: str, value: Any, compress: bool = True) -> h5p
 # ----------------------------------------------------------- artifacts, declared
 
 
-def on(*axes: str, optional: bool = False) -> Any:
-    """Declare an array field that lies on `axes`."""
-    if optional:
-        return field(default=None, metadata={"axes": axes})
-    return field(metadata={"axes": axes})
+def on(*axes: str) -> dict[str, tuple[str, ...]]:
+    """Return a field's metadata that declares it an array on `axes`."""
+    return {"axes": axes}
 
 
 def _is_array(item: Field[Any]) -> bool:
@@ -222,11 +226,13 @@ def _load(dataset: h5py.Dataset) -> Array:
 class Exhibit:
     """One image that is shown by itself."""
 
-    image: Array = on("row", "column", "channel")  # (H,W,3) uint8
+    image: Array = field(metadata=on("row", "column", "channel"))  # (H,W,3) uint8
     index: int  # row in images.h5
     label: int  # the network's output index, or -1
     name: str
-    mask: Array | None = on("row", "column", optional=True)  # (H,W) uint8, 1 on the object
+    mask: Array | None = field(
+        default=None, metadata=on("row", "column")
+    )  # (H,W) uint8, 1 on the object
 
 
 @dataclass(frozen=True)
@@ -236,13 +242,23 @@ class Patches:
     Ties go to the lower image index. An image counts once, at its strongest place.
     """
 
-    unit: Array = on("unit")  # (U,) int
-    value: Array = on("unit", "rank")  # (U,k) float32, descending; -inf where there is no image
-    image: Array = on("unit", "rank")  # (U,k) int, row in images.h5, -1 where there is none
-    location: Array = on("unit", "rank", "yx")  # (U,k,2) int, row and column in the feature map
-    box: Array = on("unit", "rank", "edge")  # (U,k,4) int: top, left, bottom, right in pixels
-    outside: Array = on("unit", "rank")  # (U,k) float32, share of the box that is padding
-    dead: Array = on("unit")  # (U,) 1 where the unit answers every image alike
+    unit: Array = field(metadata=on("unit"))  # (U,) int
+    value: Array = field(
+        metadata=on("unit", "rank")
+    )  # (U,k) float32, descending; -inf where there is no image
+    image: Array = field(
+        metadata=on("unit", "rank")
+    )  # (U,k) int, row in images.h5, -1 where there is none
+    location: Array = field(
+        metadata=on("unit", "rank", "yx")
+    )  # (U,k,2) int, row and column in the feature map
+    box: Array = field(
+        metadata=on("unit", "rank", "edge")
+    )  # (U,k,4) int: top, left, bottom, right in pixels
+    outside: Array = field(
+        metadata=on("unit", "rank")
+    )  # (U,k) float32, share of the box that is padding
+    dead: Array = field(metadata=on("unit"))  # (U,) 1 where the unit answers every image alike
     layer: str = ""
 
 
@@ -255,11 +271,15 @@ class Projections:
     the patch's box.
     """
 
-    unit: Array = on("unit")  # (M,) int
-    projection: Array = on("unit", "rank", "channel", "row", "column")  # (M,k,3,h,w) float32
-    value: Array = on("unit", "rank")  # (M,k) float32, the activation found on the way
-    image: Array = on("unit", "rank")  # (M,k) int
-    box: Array = on("unit", "rank", "edge")  # (M,k,4) int
+    unit: Array = field(metadata=on("unit"))  # (M,) int
+    projection: Array = field(
+        metadata=on("unit", "rank", "channel", "row", "column")
+    )  # (M,k,3,h,w) float32
+    value: Array = field(
+        metadata=on("unit", "rank")
+    )  # (M,k) float32, the activation found on the way
+    image: Array = field(metadata=on("unit", "rank"))  # (M,k) int
+    box: Array = field(metadata=on("unit", "rank", "edge"))  # (M,k,4) int
     layer: str = ""
     rule: str = "deconvnet"
     seed: str = "activation"
@@ -269,9 +289,11 @@ class Projections:
 class Neighbours:
     """The nearest images of each image by code, itself excluded, nearest first."""
 
-    code: Array = on("index", "component")  # (N,D) float32, principal components of the codes
-    neighbour: Array = on("index", "rank")  # (N,K) int
-    distance: Array = on("index", "rank")  # (N,K) float32, Euclidean
+    code: Array = field(
+        metadata=on("index", "component")
+    )  # (N,D) float32, principal components of the codes
+    neighbour: Array = field(metadata=on("index", "rank"))  # (N,K) int
+    distance: Array = field(metadata=on("index", "rank"))  # (N,K) float32, Euclidean
     layer: str = ""
 
 
@@ -279,7 +301,7 @@ class Neighbours:
 class Embedding:
     """A two-dimensional map of the images."""
 
-    position: Array = on("index", "xy")  # (N,2) float32
+    position: Array = field(metadata=on("index", "xy"))  # (N,2) float32
     layer: str = ""
     kl_divergence: float = 0.0
 
@@ -288,7 +310,7 @@ class Embedding:
 class Grid:
     """Images laid out without overlap so that near cells hold near codes."""
 
-    image: Array = on("row", "column")  # (R,C) int, -1 for an empty cell
+    image: Array = field(metadata=on("row", "column"))  # (R,C) int, -1 for an empty cell
     layer: str = ""
 
 
@@ -296,11 +318,11 @@ class Grid:
 class Occlusion:
     """What the network says while an occluder slides over an image."""
 
-    row: Array = on("row")  # (R,) int, top of the occluder in pixels
-    column: Array = on("column")  # (C,) int, left of the occluder in pixels
-    probability: Array = on("row", "column", "class")  # (R,C,K) float32
-    map_sum: Array = on("row", "column")  # (R,C) float32, sum over space of `unit`'s map
-    clean_probability: Array = on("class")  # (K,) float32, of the image as it is
+    row: Array = field(metadata=on("row"))  # (R,) int, top of the occluder in pixels
+    column: Array = field(metadata=on("column"))  # (C,) int, left of the occluder in pixels
+    probability: Array = field(metadata=on("row", "column", "class"))  # (R,C,K) float32
+    map_sum: Array = field(metadata=on("row", "column"))  # (R,C) float32, sum of `unit`'s map
+    clean_probability: Array = field(metadata=on("class"))  # (K,) float32, of the image as it is
     clean_map_sum: float
     size: Any  # height and width of the occluder in pixels
     stride: Any  # vertical and horizontal step in pixels
@@ -316,11 +338,12 @@ class Occlusion:
 class Strongest:
     """Projections of one unit's strongest answers: first to the exhibit, then to others."""
 
-    image: Array = on("rank")  # (K,) int, row in images.h5
-    value: Array = on("rank")  # (K,) float32
-    box: Array = on("rank", "edge")  # (K,4) int
-    patch: Array = on("rank", "row", "column", "channel")  # (K,h,w,3) uint8, grey outside the image
-    projection: Array = on("rank", "channel", "row", "column")  # (K,3,h,w) float32
+    image: Array = field(metadata=on("rank"))  # (K,) int, row in images.h5
+    value: Array = field(metadata=on("rank"))  # (K,) float32
+    box: Array = field(metadata=on("rank", "edge"))  # (K,4) int
+    # (K,h,w,3) uint8, grey outside the image
+    patch: Array = field(metadata=on("rank", "row", "column", "channel"))
+    projection: Array = field(metadata=on("rank", "channel", "row", "column"))  # (K,3,h,w) float32
     layer: str = ""
     unit: int = -1
 
@@ -329,7 +352,7 @@ class Strongest:
 class Filters:
     """The kernels of a layer that reads the network's input."""
 
-    weight: Array = on("unit", "channel", "row", "column")  # (U,C,h,w) float32
+    weight: Array = field(metadata=on("unit", "channel", "row", "column"))  # (U,C,h,w) float32
     layer: str = ""
 
 
@@ -348,9 +371,7 @@ class ImageWriter:
 
     _BLOCK = 256
 
-    def __init__(
-        self, path: str | os.PathLike[str], recipe: Recipe, size: tuple[int, int]
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], recipe: Recipe, size: tuple[int, int]) -> None:
         self._creating = creating(path, recipe)
         self._size = size
         self._rows: list[dict[str, Any]] = []
@@ -413,6 +434,8 @@ class ImageWriter:
                     compression=4 if key == "mask" else None,
                 )
             dataset = self._file[key]
+            if not np.can_cast(block.dtype, dataset.dtype, "same_kind"):
+                raise ValueError(f"{key}: {block.dtype} among {dataset.dtype}")
             dataset.resize(self.count + count, axis=0)
             dataset[self.count :] = block
         pixels = np.stack([row["image"] for row in self._rows]).reshape(-1, 3).astype(np.int64)
@@ -448,9 +471,9 @@ class ImageWriter:
             _attach(self._file, self._file["mask"], ("index", "row", "column"))
         for key in ("label", "name"):
             _attach(self._file, self._file[key], ("index",))
-        for dataset in self._file.get("attributes", {}).values():
-            dataset.dims[0].label = "index"
-            dataset.dims[0].attach_scale(self._file["index"])
+        for name, dataset in self._file.get("attributes", {}).items():
+            axes = ["index", *(f"{name}_{i}" for i in range(1, dataset.ndim))]
+            _attach(self._file, dataset, axes)
 
 
 class Images:
@@ -573,13 +596,16 @@ def gather_activations(
     """Join shards into one file of virtual datasets; nothing is copied.
 
     The shards are found relative to `path`, so the folder can move as a whole.
+    `Activations` refuses to read the file where one of them isn't whole.
     """
     folder = Path(path).parent
     with creating(path, recipe) as file:
         opened: list[tuple[str, dict[str, dict[str, tuple[int, ...]]]]] = []
         for shard in shards:
             with reading(shard) as part:
-                shapes = {g: {n: part[g][n].shape for n in ActivationWriter.SUMMARIES} for g in part}
+                shapes = {
+                    g: {n: part[g][n].shape for n in ActivationWriter.SUMMARIES} for g in part
+                }
                 file.attrs["output"] = part.attrs["output"]
             opened.append((os.path.relpath(shard, folder), shapes))
         for layer in opened[0][1]:
@@ -588,6 +614,7 @@ def gather_activations(
                 lengths = [shapes[layer][name][0] for _, shapes in opened]
                 units = opened[0][1][layer][name][1]
                 layout = h5py.VirtualLayout((sum(lengths), units, *tail), dtype=dtype)
+                layout.dcpl.set_obj_track_times(False)  # the time would differ between two runs
                 first = 0
                 for (source, shapes), length in zip(opened, lengths, strict=True):
                     if length:
@@ -610,8 +637,21 @@ class Activations:
 
     def __enter__(self) -> Activations:
         self._file = self._reading.__enter__()
-        self.output = str(self._file.attrs["output"])
+        try:
+            self._check_shards()
+            self.output = str(self._file.attrs["output"])
+        except BaseException:
+            self._reading.__exit__(*sys.exc_info())
+            raise
         return self
+
+    def _check_shards(self) -> None:
+        """Open every shard once: HDF5 itself reads zeros where one is missing."""
+        first = next((group["max"] for group in self._file.values()), None)
+        if first is not None and first.is_virtual:
+            for source in first.virtual_sources():
+                with reading(Path(self._path).parent / source.file_name):
+                    pass
 
     def __exit__(self, *error: Any) -> None:
         self._reading.__exit__(*error)
@@ -630,7 +670,7 @@ class Activations:
         the block's values.
         """
         datasets = {name: self._file[layer][name] for name in names}
-        images, units = self.shape(layer)
+        images, _ = self.shape(layer)
         row = sum(int(np.prod(d.shape[1:])) * d.dtype.itemsize for d in datasets.values())
         step = max(1, byte_limit // max(1, row))
         for start in range(0, images, step):
@@ -645,7 +685,7 @@ class Activations:
 class FeatureMaps:
     """The feature maps of one layer for one image."""
 
-    map: Array = on("unit", "row", "column")  # (U,H,W) float32
+    map: Array = field(metadata=on("unit", "row", "column"))  # (U,H,W) float32
 
 
 class MapWriter:

@@ -18,6 +18,8 @@ rule extract_activations:
         "<logs>/{study}/extract_activations/{shard}.log",
     benchmark:
         "<benchmarks>/{study}/extract_activations/{shard}.jsonl"
+    conda:
+        "../../environment.yml"
     resources:
         gpu=1,
     params:
@@ -43,6 +45,8 @@ rule gather_activations:
         "<logs>/{study}/gather_activations.log",
     benchmark:
         "<benchmarks>/{study}/gather_activations.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.store"),
     script:
@@ -60,6 +64,8 @@ rule score_predictions:
         "<logs>/{study}/score_predictions.log",
     benchmark:
         "<benchmarks>/{study}/score_predictions.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.predictions"),
     script:

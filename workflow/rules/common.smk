@@ -7,9 +7,10 @@ weights, a user's Python file) count by their content.
 
 import os
 import re
+import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from convatlas.config import load
 from convatlas.data.prepare import source_files, source_module
@@ -26,7 +27,6 @@ from convatlas.layers import (
     stored_layers,
 )
 
-
 # Idle threads that spin keep others from working where jobs share cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -36,7 +36,8 @@ def or_stop(function, *arguments):
     try:
         return function(*arguments)
     except ConvatlasError as error:
-        raise WorkflowError(str(error)) from None
+        logger.error(f"convatlas: {error}")
+        sys.exit(1)  # an exception would come out with a traceback
 
 
 CONFIG = or_stop(load, config, Path.cwd())
@@ -101,6 +102,11 @@ def exhibit_index(name, number):
     return None if isinstance(wanted, int) else wanted[number]
 
 
+def seed_if(needed):
+    """Return the config's seed for what draws by it; else 0, so that its change reruns nothing."""
+    return CONFIG["seed"] if needed else 0
+
+
 def model_file(kind, name):
     """Return the file of a study's model, its `weights` or its `card`."""
     return expand(rules.import_model.output[kind], model=model_of(name))[0]
@@ -132,7 +138,9 @@ def chosen_layer(name, analysis, auto):
     """Return the layer that a study's analysis names, or by `auto` what to take for it."""
     described = described_layers(name)
     layer = STUDIES[name]["analyses"][analysis]["layer"]
-    return or_stop(auto, described) if layer == "auto" else or_stop(find_layer, described, layer).name
+    return (
+        or_stop(auto, described) if layer == "auto" else or_stop(find_layer, described, layer).name
+    )
 
 
 def embedded_layer(name):
@@ -239,26 +247,6 @@ IMPORTED = [name for name, model in MODELS.items() if not model["train"]]
 
 
 # ---------------------------------------------------------------- of the figures
-
-
-def figures_of(name):
-    """Return all figures of a study."""
-    kinds = (
-        filter_figures,
-        map_figures,
-        patch_figures,
-        projection_figures,
-        embedding_figures,
-        occlusion_figures,
-        receptive_field_figures,
-        training_figures,
-    )
-    return [figure for kind in kinds for figure in kind(name)]
-
-
-def artifacts_of(name):
-    """Return the artifacts of a study that no figure is made from, but the contract names."""
-    return expand(rules.list_exhibits.output.exhibits, study=name)
 
 
 def other_formats(figure):

@@ -14,6 +14,8 @@ rule prepare_images:
         "<logs>/datasets/{dataset}/prepare_images/{part}.log",
     benchmark:
         "<benchmarks>/datasets/{dataset}/prepare_images/{part}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=lambda wildcards: source_code(wildcards.dataset),
         source=lambda wildcards: image_source(wildcards.dataset, wildcards.part),
@@ -29,6 +31,8 @@ rule list_classes:
         "<logs>/datasets/{dataset}/list_classes.log",
     benchmark:
         "<benchmarks>/datasets/{dataset}/list_classes.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=lambda wildcards: source_code(wildcards.dataset),
         source=lambda wildcards: DATASETS[wildcards.dataset],

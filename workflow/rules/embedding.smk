@@ -15,6 +15,8 @@ rule find_neighbours:
         "<logs>/{study}/find_neighbours/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/find_neighbours/{layer}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.embedding"),
         summary=analysis("embedding", "code"),
@@ -33,6 +35,8 @@ rule embed_codes:
         "<logs>/{study}/embed_codes/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/embed_codes/{layer}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.embedding"),
         perplexity=analysis("embedding", "perplexity"),
@@ -52,6 +56,8 @@ rule arrange_grid:
         "<logs>/{study}/arrange_grid/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/arrange_grid/{layer}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.embedding"),
         side=analysis("embedding", "grid"),
@@ -80,6 +86,8 @@ rule plot_scatter:
         "<logs>/{study}/plot_scatter/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_scatter/{layer}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.figures.embedding"),
         formats=CONFIG["figures"]["formats"],
@@ -107,15 +115,11 @@ rule plot_grid:
         "<logs>/{study}/plot_grid/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_grid/{layer}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.figures.embedding"),
         formats=CONFIG["figures"]["formats"],
         dpi=CONFIG["figures"]["dpi"],
     script:
         "../scripts/plot_grid.py"
-
-
-def embedding_figures(study):
-    """Return the figures of a study's embedding."""
-    figures = [rules.plot_scatter.output.figure, rules.plot_grid.output.figure]
-    return expand(figures, study=study, layer=embedded_layer(study))

@@ -14,10 +14,12 @@ rule pick_exhibit:
         "<logs>/{study}/pick_exhibit/{exhibit}.log",
     benchmark:
         "<benchmarks>/{study}/pick_exhibit/{exhibit}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.exhibits"),
         index=lambda wildcards: exhibit_index(wildcards.study, int(wildcards.exhibit)),
-        seed=CONFIG["seed"],
+        seed=lambda wildcards: seed_if(isinstance(STUDIES[wildcards.study]["exhibits"], int)),
     script:
         "../scripts/pick_exhibit.py"
 
@@ -35,6 +37,8 @@ rule list_exhibits:
         "<logs>/{study}/list_exhibits.log",
     benchmark:
         "<benchmarks>/{study}/list_exhibits.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.exhibits"),
     script:
@@ -53,6 +57,8 @@ rule record_maps:
         "<logs>/{study}/record_maps/{exhibit}.log",
     benchmark:
         "<benchmarks>/{study}/record_maps/{exhibit}.jsonl"
+    conda:
+        "../../environment.yml"
     resources:
         gpu=1,
     params:

@@ -15,6 +15,8 @@ rule cut_filters:
         "<logs>/{study}/cut_filters.log",
     benchmark:
         "<benchmarks>/{study}/cut_filters.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.filters"),
     script:
@@ -38,15 +40,11 @@ rule plot_filters:
         "<logs>/{study}/plot_filters/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_filters/{layer}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.figures.filters"),
         formats=CONFIG["figures"]["formats"],
         dpi=CONFIG["figures"]["dpi"],
     script:
         "../scripts/plot_filters.py"
-
-
-def filter_figures(study):
-    """Return the filter figures of a study: none if its first layer isn't a convolution."""
-    layer = first_filters(described_layers(study))
-    return expand(rules.plot_filters.output.figure, study=study, layer=layer or [])

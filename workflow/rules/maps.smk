@@ -9,6 +9,7 @@ rule plot_maps:
     input:
         exhibit=rules.pick_exhibit.output.exhibit,
         maps=rules.record_maps.output.maps,
+        layers=lambda wildcards: layers_file(wildcards.study),
         classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
     output:
         figure=report(
@@ -24,6 +25,8 @@ rule plot_maps:
         "<logs>/{study}/plot_maps/{exhibit}.log",
     benchmark:
         "<benchmarks>/{study}/plot_maps/{exhibit}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.figures.maps"),
         layers=lambda wildcards: chosen_maps(wildcards.study),
@@ -32,9 +35,3 @@ rule plot_maps:
         dpi=CONFIG["figures"]["dpi"],
     script:
         "../scripts/plot_maps.py"
-
-
-def map_figures(study):
-    """Return the map figures of a study: none if no chosen layer is made of maps."""
-    exhibits = exhibits_of(study) if chosen_maps(study) else []
-    return expand(rules.plot_maps.output.figure, study=study, exhibit=exhibits)

@@ -17,17 +17,19 @@ rule train_model:
         history="<results>/models/{model}/training.csv",
         # Which epochs is said in the config of one model, so the files can't be listed here.
         snapshots=directory("<results>/models/{model}/snapshots"),
-    wildcard_constraints:
-        model=one_of(TRAINED),
     log:
         "<logs>/models/{model}/train_model.log",
     benchmark:
         "<benchmarks>/models/{model}/train_model.jsonl"
+    wildcard_constraints:
+        model=one_of(TRAINED),
+    conda:
+        "../../environment.yml"
     threads: 4
     resources:
         gpu=1,
     params:
-        code=code_digest("convatlas.models.training"),
+        code=code_digest("convatlas.models.training", "convatlas.figures.labels"),
         architecture=model("architecture"),
         architecture_content=lambda wildcards: architecture_content(wildcards.model),
         options=model("options"),
@@ -46,12 +48,14 @@ rule import_model:
     output:
         weights="<results>/models/{model}/weights.pt",
         card="<results>/models/{model}/model.json",
-    wildcard_constraints:
-        model=one_of(IMPORTED),
     log:
         "<logs>/models/{model}/import_model.log",
     benchmark:
         "<benchmarks>/models/{model}/import_model.jsonl"
+    wildcard_constraints:
+        model=one_of(IMPORTED),
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.models.load"),
         architecture=model("architecture"),
@@ -60,7 +64,7 @@ rule import_model:
         weights=model("weights"),
         weights_content=lambda wildcards: weights_content(wildcards.model),
         normalize=model("normalize"),
-        seed=CONFIG["seed"],
+        seed=lambda wildcards: seed_if(MODELS[wildcards.model]["weights"] == "random"),
     script:
         "../scripts/import_model.py"
 
@@ -76,6 +80,8 @@ checkpoint describe_model:
         "<logs>/models/{model}/describe_model.log",
     benchmark:
         "<benchmarks>/models/{model}/describe_model.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.graph.describe", "convatlas.models.load"),
         architecture_content=lambda wildcards: architecture_content(wildcards.model),
@@ -88,6 +94,10 @@ rule describe:
         layers=expand(rules.describe_model.output.layers, model=USED_MODELS),
     log:
         "<logs>/describe.log",
+    benchmark:
+        "<benchmarks>/describe.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         names=USED_MODELS,
     script:

@@ -12,12 +12,15 @@ rule sweep_occlusion:
         images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
         card=lambda wildcards: model_file("card", wildcards.study),
         weights=lambda wildcards: model_file("weights", wildcards.study),
+        layers=lambda wildcards: layers_file(wildcards.study),
     output:
         occlusion="<results>/{study}/occlusion/{exhibit}.h5",
     log:
         "<logs>/{study}/sweep_occlusion/{exhibit}.log",
     benchmark:
         "<benchmarks>/{study}/sweep_occlusion/{exhibit}.jsonl"
+    conda:
+        "../../environment.yml"
     resources:
         gpu=1,
     params:
@@ -50,6 +53,8 @@ rule project_strongest:
         "<logs>/{study}/project_strongest/{exhibit}.log",
     benchmark:
         "<benchmarks>/{study}/project_strongest/{exhibit}.jsonl"
+    conda:
+        "../../environment.yml"
     resources:
         gpu=1,
     params:
@@ -65,6 +70,7 @@ rule plot_occlusion:
         exhibit=rules.pick_exhibit.output.exhibit,
         occlusion=rules.sweep_occlusion.output.occlusion,
         strongest=lambda wildcards: strongest_of(wildcards.study, wildcards.exhibit),
+        layers=lambda wildcards: layers_file(wildcards.study),
         classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
     output:
         figure=report(
@@ -80,6 +86,8 @@ rule plot_occlusion:
         "<logs>/{study}/plot_occlusion/{exhibit}.log",
     benchmark:
         "<benchmarks>/{study}/plot_occlusion/{exhibit}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.figures.occlusion"),
         reason=lambda wildcards: why_not_projected(
@@ -90,15 +98,3 @@ rule plot_occlusion:
         dpi=CONFIG["figures"]["dpi"],
     script:
         "../scripts/plot_occlusion.py"
-
-
-def strongest_of(study, exhibit):
-    """Return the projections for panel (c): none where the deconvnet isn't defined."""
-    undefined = why_not_projected(study, occluded_layer(study))
-    exhibits = [] if undefined else exhibit
-    return expand(rules.project_strongest.output.strongest, study=study, exhibit=exhibits)
-
-
-def occlusion_figures(study):
-    """Return the occlusion figures of a study, one an exhibit."""
-    return expand(rules.plot_occlusion.output.figure, study=study, exhibit=exhibits_of(study))

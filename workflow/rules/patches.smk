@@ -16,6 +16,8 @@ rule rank_patches:
         "<logs>/{study}/rank_patches/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/rank_patches/{layer}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.patches"),
         per_unit=analysis("patches", "per_unit"),
@@ -26,6 +28,7 @@ rule rank_patches:
 rule plot_patches:
     input:
         patches=rules.rank_patches.output.patches,
+        layers=lambda wildcards: layers_file(wildcards.study),
         images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
         classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
     output:
@@ -42,6 +45,8 @@ rule plot_patches:
         "<logs>/{study}/plot_patches/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_patches/{layer}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.figures.patches"),
         units=lambda wildcards: chosen_units(wildcards.study, wildcards.layer),
@@ -49,8 +54,3 @@ rule plot_patches:
         dpi=CONFIG["figures"]["dpi"],
     script:
         "../scripts/plot_patches.py"
-
-
-def patch_figures(study):
-    """Return the patch figures of a study, one a chosen layer."""
-    return expand(rules.plot_patches.output.figure, study=study, layer=chosen_layers(study))

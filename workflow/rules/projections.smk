@@ -12,12 +12,15 @@ rule project_patches:
         images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
         card=lambda wildcards: model_file("card", wildcards.study),
         weights=lambda wildcards: model_file("weights", wildcards.study),
+        layers=lambda wildcards: layers_file(wildcards.study),
     output:
         projections="<results>/{study}/projections/{layer}.h5",
     log:
         "<logs>/{study}/project_patches/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/project_patches/{layer}.jsonl"
+    conda:
+        "../../environment.yml"
     resources:
         gpu=1,
     params:
@@ -48,15 +51,11 @@ rule plot_projections:
         "<logs>/{study}/plot_projections/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_projections/{layer}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.figures.projections"),
         formats=CONFIG["figures"]["formats"],
         dpi=CONFIG["figures"]["dpi"],
     script:
         "../scripts/plot_projections.py"
-
-
-def projection_figures(study):
-    """Return the projection figures of a study, one a layer where the deconvnet is defined."""
-    layers = [x for x in chosen_layers(study) if not why_not_projected(study, x)]
-    return expand(rules.plot_projections.output.figure, study=study, layer=layers)

@@ -23,6 +23,8 @@ rule plot_growth:
         "<logs>/{study}/plot_growth/{exhibit}.log",
     benchmark:
         "<benchmarks>/{study}/plot_growth/{exhibit}.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.figures.receptive_fields"),
         layers=lambda wildcards: chosen_layers(wildcards.study),
@@ -30,8 +32,3 @@ rule plot_growth:
         dpi=CONFIG["figures"]["dpi"],
     script:
         "../scripts/plot_growth.py"
-
-
-def receptive_field_figures(study):
-    """Return the figure of a study's receptive fields."""
-    return expand(rules.plot_growth.output.figure, study=study, exhibit=0)

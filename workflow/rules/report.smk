@@ -12,7 +12,10 @@ CAPTIONS = Path(workflow.basedir) / "workflow" / "report"
 
 rule build_report:
     input:
-        figures=lambda wildcards: figures_of(wildcards.study),
+        figures=lambda wildcards: pictures_of(wildcards.study),
+        others=lambda wildcards: sorted(
+            set(figures_of(wildcards.study)) - set(pictures_of(wildcards.study))
+        ),
         card=lambda wildcards: model_file("card", wildcards.study),
         layers=lambda wildcards: layers_file(wildcards.study),
         manifest=lambda wildcards: manifest_file(dataset_of(wildcards.study)),
@@ -26,6 +29,8 @@ rule build_report:
         "<logs>/{study}/build_report.log",
     benchmark:
         "<benchmarks>/{study}/build_report.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.report.site"),
         texts=files_digest(sorted([*CAPTIONS.glob("*.rst"), *TEMPLATES.iterdir()])),
@@ -36,8 +41,3 @@ rule build_report:
         batch_size=CONFIG["batch_size"],
     script:
         "../scripts/build_report.py"
-
-
-def report_of(study):
-    """Return a study's report."""
-    return expand(rules.build_report.output.page, study=study)

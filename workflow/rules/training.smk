@@ -24,15 +24,11 @@ rule plot_training:
         "<logs>/{study}/plot_training.log",
     benchmark:
         "<benchmarks>/{study}/plot_training.jsonl"
+    conda:
+        "../../environment.yml"
     params:
         code=code_digest("convatlas.figures.training"),
         formats=CONFIG["figures"]["formats"],
         dpi=CONFIG["figures"]["dpi"],
     script:
         "../scripts/plot_training.py"
-
-
-def training_figures(study):
-    """Return the training figure of a study: none if its model was imported."""
-    trained = [study] if model_of(study) in TRAINED else []
-    return expand(rules.plot_training.output.figure, study=trained)

@@ -11,6 +11,7 @@ with Job.of(snakemake) as job:
     build_report(
         output=snakemake.output.page,
         study=snakemake.wildcards.study,
+        dataset=snakemake.params.study["dataset"],
         figures=[Figure.at(path, captions) for path in snakemake.input.figures],
         card=snakemake.input.card,
         layers=snakemake.input.layers,

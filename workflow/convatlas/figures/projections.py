@@ -15,7 +15,7 @@ from convatlas.figures import style
 from convatlas.figures.patches import block_columns, draw_dead, name_block, rows_of
 from convatlas.files import write_csv
 
-_PAIRS = 3  # beside each other on a page
+_PAIRS = 2  # of blocks beside each other on a page
 _BETWEEN = 0.2  # pairs, in inches
 _WITHIN = 0.06  # a pair
 _NAME = 0.25  # height of the two lines above a pair
@@ -35,7 +35,7 @@ def plot_projections(
     """Draw, for each unit, a block of projections and beside it the block of their patches.
 
     Both blocks have one order, scale and box. Zero is mid-grey; full black and white
-    are reached at the 99.5th percentile of the absolute signal over all of a unit's
+    are reached at the 99th percentile of the absolute signal over all of a unit's
     projections, so a few extreme pixels don't make the rest pale, and patches of one
     unit can be compared. The CSV holds this scale with every projection's activation,
     extremes and norm.

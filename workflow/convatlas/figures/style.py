@@ -37,7 +37,7 @@ GUTTER = 0.03  # between tiles that belong together
 HEADING = 0.46  # height of the two lines at the top
 HEAD, TEXT, SMALL, TINY = 9.0, 7.0, 6.0, 5.0
 DPI = 240
-_SIGNAL_PERCENTILE = 99.5
+_SIGNAL_PERCENTILE = 99.0
 _MOST_PIXELS = 100e6  # a larger page gets fewer dots to the inch
 
 INK = "#1a1a1a"
@@ -409,7 +409,7 @@ def signed_rgb(signal: Array, scale: float) -> Array:
 def signal_scale(signals: Array) -> float:
     """Return the absolute signal to draw as full black or white; 0 if all of it is zero.
 
-    It is the 99.5th percentile of what isn't zero: a few extreme pixels would make
+    It is the 99th percentile of what isn't zero: a few extreme pixels would make
     the rest pale, and padding would dilute it.
     """
     signal = np.abs(signals[signals != 0])

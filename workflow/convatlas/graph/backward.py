@@ -12,8 +12,8 @@ ReLU, ReLU6         ``gradient``: where the input was positive (and below 6);
                     ``guided``: both at once.
 leaky ReLU          as ReLU; the deconvnet's negative part is scaled by the slope,
                     as the unit itself would scale it.
-local response      the forward pass's denominators, held constant (Zeiler & Fergus
-normalisation       leave this open).
+local response      ``deconvnet``: divides by the forward pass's denominators, held
+normalisation       constant (Zeiler & Fergus leave this open); else the gradient.
 ==================  ==========================================================
 
 For anything else the deconvnet isn't defined, and `why_not_deconvnet` says so.
@@ -39,12 +39,34 @@ from convatlas.graph.tracing import Graph
 RULES = ("deconvnet", "guided", "gradient")
 
 _LINEAR = frozenset(
-    "input other_value conv conv_transpose linear batchnorm avgpool adaptive_avgpool mean add cat "
-    "reshape permute transpose chunk item identity dropout interpolate pad affine output".split()
+    [
+        "input",
+        "other_value",
+        "conv",
+        "conv_transpose",
+        "linear",
+        "batchnorm",
+        "avgpool",
+        "adaptive_avgpool",
+        "mean",
+        "add",
+        "cat",
+        "reshape",
+        "permute",
+        "transpose",
+        "chunk",
+        "item",
+        "identity",
+        "dropout",
+        "interpolate",
+        "pad",
+        "affine",
+        "output",
+    ]
 )
-_SWITCHED = frozenset("maxpool adaptive_maxpool amax".split())
-_RECTIFIERS = frozenset("relu relu6 leaky_relu".split())
-_SCALED = frozenset("mul div".split())  # linear as long as only one factor is a signal
+_SWITCHED = frozenset(["maxpool", "adaptive_maxpool", "amax"])
+_RECTIFIERS = frozenset(["relu", "relu6", "leaky_relu"])
+_SCALED = frozenset(["mul", "div"])  # linear as long as only one factor is a signal
 
 
 def why_not_deconvnet(graph: Graph, node: fx.Node) -> str | None:
@@ -57,11 +79,19 @@ def why_not_deconvnet(graph: Graph, node: fx.Node) -> str | None:
         kind = graph.operations[one].kind
         if kind in _LINEAR or kind in _SWITCHED or kind in _RECTIFIERS or kind == "localnorm":
             continue
-        if kind in _SCALED and sum(n in signals for n in one.all_input_nodes) == 1:
+        if kind in _SCALED and _scales(one, signals, kind == "div"):
             continue
         what = graph.operations[one].options.get("name", kind) if kind == "other" else kind
         return f"the deconvnet isn't defined for {what} ({graph.names.get(one, one.name)})"
     return None
+
+
+def _scales(node: fx.Node, signals: set[fx.Node], divides: bool) -> bool:
+    """Whether a product or quotient is linear: a signal times, or divided by, something else."""
+    signal, *others = [*node.args, *node.kwargs.values()]
+    if not divides and signal not in signals:
+        signal, *others = [*others, signal]
+    return signal in signals and not any(other in signals for other in others)
 
 
 def _signals(graph: Graph) -> set[fx.Node]:
@@ -100,7 +130,9 @@ class _DeconvRectify(torch.autograd.Function):
     """A rectifier whose backward pass rectifies the signal, whatever the input was."""
 
     @staticmethod
-    def forward(ctx: Any, signal: Tensor, rectify: Callable[[Tensor], Tensor], slope: float) -> Tensor:
+    def forward(
+        ctx: Any, signal: Tensor, rectify: Callable[[Tensor], Tensor], slope: float
+    ) -> Tensor:
         ctx.slope = slope
         return rectify(signal)
 
@@ -132,12 +164,9 @@ class Backward(Execution):
         operation = self._graph.operations[n]
         if operation.kind in _RECTIFIERS:
             return self._rectify(operation, self.env[n.all_input_nodes[0]])
-        if operation.kind == "localnorm" and self._rule != "gradient":
+        if operation.kind == "localnorm" and self._rule == "deconvnet":
             signal = self.env[n.all_input_nodes[0]]
-            with torch.no_grad():
-                ones = signal.new_ones(())
-                scale = self._denominator(operation, signal)
-            return signal * (ones / scale)
+            return signal / _denominator(operation, signal.detach())
         if operation.in_place:  # on a copy: autograd may need what it would overwrite
             source = n.all_input_nodes[0]
             kept = self.env[source]
@@ -150,20 +179,19 @@ class Backward(Execution):
     def _rectify(self, operation: Operation, signal: Tensor) -> Tensor:
         slope = float(operation.options.get("negative_slope", 0.0))
         rectify: Callable[[Tensor], Tensor]
-        if operation.kind == "relu6":
-            rectify = functional.relu6
-        else:
-            rectify = _leaky(slope)
+        rectify = functional.relu6 if operation.kind == "relu6" else _leaky(slope)
         if self._rule == "deconvnet":
             return _DeconvRectify.apply(signal, rectify, slope)  # type: ignore[no-any-return]
         return _Rectify.apply(signal, rectify, self._rule)  # type: ignore[no-any-return]
 
-    @staticmethod
-    def _denominator(operation: Operation, signal: Tensor) -> Tensor:
-        o = operation.options
-        ones = torch.ones_like(signal)
-        normalised = functional.local_response_norm(signal, o["size"], o["alpha"], o["beta"], o["k"])
-        return torch.where(normalised != 0, signal / normalised, ones)
+
+def _denominator(operation: Operation, signal: Tensor) -> Tensor:
+    """Return what local response normalisation divides by, also where `signal` is zero."""
+    size, alpha, beta, k = (operation.options[name] for name in ("size", "alpha", "beta", "k"))
+    squares = functional.pad(signal.square()[:, None], (0, 0, 0, 0, size // 2, (size - 1) // 2))
+    mean = functional.avg_pool3d(squares, (size, 1, 1), stride=1)[:, 0]
+    denominator: Tensor = (alpha * mean + k) ** beta
+    return denominator
 
 
 def _leaky(slope: float) -> Callable[[Tensor], Tensor]:

@@ -12,11 +12,11 @@ from torch import fx, nn
 
 from convatlas.errors import ModelError
 from convatlas.files import write_json
+from convatlas.graph.backward import why_not_deconvnet
 from convatlas.graph.geometry import Axis, Field, fields
 from convatlas.graph.operations import POINTWISE, TRANSPARENT
-from convatlas.graph.tracing import Graph, trace
+from convatlas.graph.tracing import Graph, evaluating, trace
 from convatlas.layers import Layer
-from convatlas.graph.backward import why_not_deconvnet
 
 _PARAMETRIC = ("conv", "linear", "conv_transpose")
 _POOLS = ("maxpool", "avgpool", "lppool", "adaptive_avgpool", "adaptive_maxpool", "mean", "amax")
@@ -66,11 +66,13 @@ def layers_of(graph: Graph) -> list[Layer]:
     names = {node: name for name, node in nodes.items()}
     layers = [_layer(graph, name, node, seen[node], names) for name, node in nodes.items()]
     result = _nearest(graph.output, names)
-    if len(graph.values[graph.output]) != 2 or len(result) != 1:
-        shape = tuple(graph.values[graph.output][1:])
+    scores = graph.values[graph.output]
+    if not isinstance(scores, torch.Size) or len(scores) != 2 or len(result) != 1:
+        shape = scores[1:]
         raise ModelError(
-            f"the network's output has the shape (N, {', '.join(map(str, shape))}), not (N, classes). "
-            "Only classifiers can be looked at; wrap the network so that it returns class scores."
+            f"the network's output has the shape (N, {', '.join(map(str, shape))}), not "
+            "(N, classes). Only classifiers can be looked at; wrap the network so that it "
+            "returns class scores."
         )
     code = _code(graph, nodes[result[0]], names)
     ends = _stage_ends(layers, code)
@@ -101,11 +103,13 @@ def _layer(
         size=_both(int((axis.last - axis.first).max()) + 1 for axis in axes),
         stride=_both(_stride(axis) for axis in axes),
         start=_both(int(axis.first[0]) for axis in axes),
-        exact=field.y.exact and field.x.exact,
+        exact=field.y.exact_at_centre and field.x.exact_at_centre,
         intervals=None if regular else (_intervals(field.y), _intervals(field.x)),
         inputs=tuple(dict.fromkeys(feeding)),
         deconvnet=why_not_deconvnet(graph, node),
-        weight=f"{node.target}.weight" if kind in _PARAMETRIC and node.op == "call_module" else None,
+        weight=f"{node.target}.weight"
+        if kind in _PARAMETRIC and node.op == "call_module"
+        else None,
     )
 
 
@@ -206,4 +210,5 @@ def receptive_fields(model: nn.Module, size: tuple[int, int, int]) -> dict[str, 
         of `Layer`, whose `size`, `stride` and `start` are [y, x] in input pixels, and
         whose `exact` tells whether the field is exact or an upper bound.
     """
-    return {layer.name: layer for layer in layers_of(trace(model, size))}
+    with evaluating(model):
+        return {layer.name: layer for layer in layers_of(trace(model, size))}

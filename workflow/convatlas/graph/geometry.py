@@ -35,8 +35,9 @@ class Axis:
 
     Attributes
     ----------
-    first, last : (n,) first and last input pixel that each cell sees; they may lie
-        outside the image.
+    first, last : (n,) first and last input pixel of each cell's field, as if all maps on
+        the way went on beyond their borders; they may lie outside the image.
+    near, far : (n,) first and last input pixel that the cell is really connected to.
     step : pixels from one cell to the next, for cells beyond the map's border; 0
         where every cell sees the whole input.
     size : pixels of the image along this axis.
@@ -45,6 +46,8 @@ class Axis:
 
     first: Cells
     last: Cells
+    near: Cells
+    far: Cells
     step: Fraction
     size: int
     exact: bool = True
@@ -53,21 +56,45 @@ class Axis:
     def pixels(cls, size: int) -> Axis:
         """Return the axis of the image itself."""
         cells = np.arange(size)
-        return cls(cells, cells, Fraction(1), size)
+        return cls(cells, cells, cells, cells, Fraction(1), size)
 
     @classmethod
-    def whole(cls, size: int, cells: int, exact: bool = True) -> Axis:
-        """Return an axis whose cells all see `size` pixels."""
-        return cls(np.zeros(cells, int), np.full(cells, size - 1), Fraction(0), size, exact)
+    def same(cls, first: int, last: int, cells: int, size: int, exact: bool) -> Axis:
+        """Return an axis whose cells all see the pixels from `first` to `last`."""
+        low, high = np.full(cells, first), np.full(cells, last)
+        return cls(low, high, low, high, Fraction(0), size, exact)
 
     def __len__(self) -> int:
         return len(self.first)
 
-    def window(self, low: Cells, high: Cells, step: Fraction, exact: bool = True) -> Axis:
-        """Return the axis of an operation whose cells see our cells `low` to `high`."""
+    @property
+    def exact_at_centre(self) -> bool:
+        """Whether the field of the middle cell, cut at the image, is what it really sees.
+
+        It isn't where windows leave out the last pixels of a map whose size doesn't fit.
+        """
+        i = len(self) // 2
+        cut = (max(self.first[i], 0), min(self.last[i], self.size - 1))
+        return self.exact and cut == (self.near[i], self.far[i])
+
+    def window(
+        self, low: Cells, high: Cells, step: Fraction, exact: bool = True, spacing: int = 1
+    ) -> Axis:
+        """Return the axis of an operation whose cells see our cells `low` to `high`.
+
+        They see every `spacing`-th of them.
+        """
+        last = len(self) - 1
+        missing = -(np.minimum(low, 0) // spacing), -((last - np.maximum(high, last)) // spacing)
+        inside = [
+            np.clip(ends, 0, last)
+            for ends in (low + missing[0] * spacing, high - missing[1] * spacing)
+        ]
         return Axis(
             np.minimum(self._at(self.first, low), self._at(self.first, high)),
             np.maximum(self._at(self.last, low), self._at(self.last, high)),
+            np.minimum(*(self.near[ends] for ends in inside)),
+            np.maximum(*(self.far[ends] for ends in inside)),
             self.step * step,
             self.size,
             self.exact and exact,
@@ -75,24 +102,51 @@ class Axis:
 
     def everything(self, cells: int = 1) -> Axis:
         """Return an axis of `cells` cells that see all that any of ours sees of the image."""
-        first, last = max(self.first.min(), 0), min(self.last.max(), self.size - 1)
-        return Axis(np.full(cells, first), np.full(cells, last), Fraction(0), self.size, self.exact)
+        return Axis.same(int(self.near.min()), int(self.far.max()), cells, self.size, self.exact)
 
     def take(self, index: Any) -> Axis:
         """Return the axis of a slice."""
         cells = np.arange(len(self))[index]
         step = int(cells[1] - cells[0]) if len(cells) > 1 else 1
-        return Axis(self.first[cells], self.last[cells], self.step * step, self.size, self.exact)
+        first, last, near, far = (at[cells] for at in (self.first, self.last, self.near, self.far))
+        return Axis(first, last, near, far, self.step * step, self.size, self.exact)
 
     def union(self, other: Axis) -> Axis:
         """Return the axis of a sum of two maps, one of which may be a single cell."""
-        first = np.minimum(self.first, other.first)
-        last = np.maximum(self.last, other.last)
-        exact = self.exact and other.exact
-        joined = Axis(first, last, max(self.step, other.step), self.size, exact)
+        joined = Axis(
+            np.minimum(self.first, other.first),
+            np.maximum(self.last, other.last),
+            np.minimum(self.near, other.near),
+            np.maximum(self.far, other.far),
+            max(self.step, other.step),
+            self.size,
+            self.exact and other.exact,
+        )
         if self.step and other.step:
             return joined
-        return joined.everything(len(first))  # as with a squeeze-and-excitation gate
+        return joined.everything(len(joined))  # as with a squeeze-and-excitation gate
+
+    def padded(self, before: int, after: int, mode: str) -> Axis:
+        """Return the axis with cells added at both ends, filled as `mode` says.
+
+        Cells filled with a constant see what they would see in a larger map, those that
+        repeat the map's own values what these see, too. That is an upper bound.
+        """
+        cells = np.arange(-before, len(self) + after)
+        larger = self.window(cells, cells, Fraction(1))
+        if mode in ("constant", "zeros"):
+            return larger
+        if mode == "circular":
+            return replace(self.everything(len(cells)), exact=False)
+        last = len(self) - 1
+        if mode == "reflect":
+            cells = last - np.abs(last - np.abs(cells))
+        source = np.clip(cells, 0, last)
+        # Ascending, for `window` looks at the ends of windows only.
+        first = np.minimum.accumulate(np.minimum(larger.first, self.first[source])[::-1])[::-1]
+        final = np.maximum.accumulate(np.maximum(larger.last, self.last[source]))
+        near, far = first.clip(0, self.size - 1), final.clip(0, self.size - 1)
+        return replace(larger, first=first, last=final, near=near, far=far, exact=False)
 
     def _at(self, ends: Cells, cells: Cells) -> Cells:
         """Return ends of cells, going on beyond the border as if the map were larger."""
@@ -138,7 +192,7 @@ def fields(graph: Graph) -> dict[fx.Node, Field]:
 
 def _holds_tensors(value: Any) -> bool:
     if isinstance(value, torch.Size):
-        return len(value) > 0
+        return True
     return isinstance(value, list) and any(_holds_tensors(v) for v in value)
 
 
@@ -160,7 +214,11 @@ class _Rules:
             return self._opaque(node, sources)
         options = {k: self._concrete(v) for k, v in operation.options.items()}
         result = rule(node, source, options)
-        return result if isinstance(result, Field) else self._opaque(node, sources)
+        if not isinstance(result, Field):
+            return self._opaque(node, sources)
+        if result.places is None and tuple(self._shape(node)[2:]) == (1, 1):
+            return replace(result, places=(2, 3))  # a vector written as maps of one cell
+        return result
 
     # -- helpers
 
@@ -182,8 +240,8 @@ class _Rules:
         is_map = len(shape) == 4
         rows, columns = (shape[2], shape[3]) if is_map else (1, 1)
         return Field(
-            Axis.whole(height, rows, exact),
-            Axis.whole(width, columns, exact),
+            Axis.same(0, height - 1, rows, height, exact),
+            Axis.same(0, width - 1, columns, width, exact),
             (2, 3) if is_map else None,
         )
 
@@ -210,8 +268,16 @@ class _Rules:
 
         def slide(axis: Axis, i: int) -> Axis:
             reach = (kernel[i] - 1) * dilations[i]
-            low = np.arange(shape[2 + i]) * stride[i] - _padding_before(o["padding"], i, reach)
-            return axis.window(low, low + reach, Fraction(stride[i]))
+            before = _padding_before(o["padding"], i, reach)
+            low = np.arange(shape[2 + i]) * stride[i]
+            mode = o.get("padding_mode", "zeros")
+            if mode == "zeros":
+                low = low - before
+            else:
+                axis = axis.padded(
+                    before, max(int(low[-1]) + reach - before - len(axis) + 1, 0), mode
+                )
+            return axis.window(low, low + reach, Fraction(stride[i]), spacing=dilations[i])
 
         return source.both(slide)
 
@@ -271,22 +337,28 @@ class _Rules:
         if source.places is None or len(shape) != 4:
             return self._whole(node, exact=False)
 
+        if o["mode"] == "area":
+            return self._adaptive(node, source)
+        given = o["scale_factor"] if not o["recompute_scale_factor"] else None
+        scales = given if isinstance(given, tuple | list) else (given, given)
+        exact = o["mode"] != "bicubic" and not o["antialias"]
+
         def spread(axis: Axis, i: int) -> Axis:
             cells, out = len(axis), shape[2 + i]
+            ratio = 1 / scales[i] if scales[i] else cells / out
             at = np.arange(out)
             if o["mode"] in ("nearest", "nearest-exact"):
                 half = 0.5 if o["mode"] == "nearest-exact" else 0.0
-                low = high = np.floor((at + half) * cells / out).astype(int)
+                low = high = np.floor((at + half) * ratio)
             else:
                 ends = o["align_corners"] and out > 1
-                at_source = (
-                    at * (cells - 1) / (out - 1) if ends else (at + 0.5) * cells / out - 0.5
-                )
-                extra = 1 if o["mode"] == "bicubic" else 0
-                low = np.floor(at_source).astype(int) - extra
-                high = np.ceil(at_source).astype(int) + extra
-            low, high = (np.clip(v, 0, cells - 1) for v in (low, high))
-            return axis.window(low, high, Fraction(cells, out), exact=o["mode"] != "bicubic")
+                centre = at * (cells - 1) / (out - 1) if ends else (at + 0.5) * ratio - 0.5
+                extra = 1.0 if o["mode"] == "bicubic" else 0.0
+                if o["antialias"]:
+                    extra = (1 + extra) * max(ratio, 1)
+                low, high = np.floor(centre - extra), np.ceil(centre + extra)
+            low, high = (np.clip(v, 0, cells - 1).astype(int) for v in (low, high))
+            return axis.window(low, high, Fraction(cells, out), exact=exact)
 
         return source.both(spread)
 
@@ -297,29 +369,24 @@ class _Rules:
             return None
         if isinstance(padding, int):
             padding = (padding,) * 4
-        left, top = padding[0], padding[2] if len(padding) > 2 else 0
-        before = (top, left)
-
-        def shift(axis: Axis, i: int) -> Axis:
-            cells = np.arange(shape[-2 + i]) - before[i]
-            return axis.window(cells, cells, Fraction(1))
-
-        return source.both(shift)
+        left, right, top, bottom = (*padding, 0, 0)[:4]
+        ends = ((top, bottom), (left, right))
+        return source.both(lambda axis, i: axis.padded(*ends[i], o["mode"]))
 
     # -- joins
 
     def _join(self, node: fx.Node) -> Field | None:
         sources = [self._found[n] for n in node.all_input_nodes if n in self._found]
         shape = self._shape(node)
-        if len({s.places for s in sources}) != 1 or sources[0].places is None:
-            return sources[0] if all(s.places is None for s in sources) else None
-        rows, columns = (shape[p] for p in sources[0].places)
+        placed = {s.places for s in sources if s.places is not None}
+        if len(placed) > 1:
+            return None
+        places = placed.pop() if placed else None
         result = sources[0]
         for source in sources[1:]:
             result = replace(result, y=result.y.union(source.y), x=result.x.union(source.x))
-        if (len(result.y), len(result.x)) != (rows, columns):
-            return None
-        return result
+        cells = tuple(shape[p] for p in places) if places else (1, 1)
+        return replace(result, places=places) if (len(result.y), len(result.x)) == cells else None
 
     def _add(self, node: fx.Node, source: Field, o: dict[str, Any]) -> Field | None:
         return self._join(node)
@@ -418,15 +485,20 @@ class _Rules:
         if not isinstance(self._graph.values[origin], torch.Size) or source.places is None:
             return source  # one of several tensors
         index = o["index"] if isinstance(o["index"], tuple) else (o["index"],)
+        rank = len(self._source_shape(node))
+        if any(i is Ellipsis for i in index):
+            at = next(k for k, i in enumerate(index) if i is Ellipsis)
+            rest = rank - sum(i is not None for i in index) + 1
+            index = (*index[:at], *[slice(None)] * rest, *index[at + 1 :])
         if any(not isinstance(i, int | slice | None) for i in index):
             return None
-        return self._indexed(source, index, len(self._source_shape(node)))
+        return self._indexed(source, index, rank)
 
     def _indexed(self, source: Field, index: tuple[Any, ...], rank: int) -> Field | None:
         """Follow the axes of a map through an index of numbers, slices and None."""
         taken = sum(i is not None for i in index)
         moved: dict[int, int] = {}
-        axes = {place: axis for place, axis in zip(source.places or (), (source.y, source.x), strict=True)}
+        axes = dict(zip(source.places or (), (source.y, source.x), strict=True))
         at = after = 0
         for entry in (*index, *[slice(None)] * (rank - taken)):
             if entry is not None:

@@ -17,13 +17,53 @@ from torch.nn import functional
 
 # Kinds that change each value by itself, as a function of nothing else.
 POINTWISE = frozenset(
-    "relu relu6 leaky_relu prelu rrelu elu selu celu silu gelu hardswish hardsigmoid sigmoid tanh "
-    "softplus mish hardtanh logsigmoid threshold identity dropout batchnorm localnorm clamp "
-    "affine exp sqrt abs square".split()
+    [
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "prelu",
+        "rrelu",
+        "elu",
+        "selu",
+        "celu",
+        "silu",
+        "gelu",
+        "hardswish",
+        "hardsigmoid",
+        "sigmoid",
+        "tanh",
+        "softplus",
+        "mish",
+        "hardtanh",
+        "logsigmoid",
+        "threshold",
+        "identity",
+        "dropout",
+        "batchnorm",
+        "localnorm",
+        "clamp",
+        "affine",
+        "exp",
+        "sqrt",
+        "abs",
+        "square",
+    ]
 )
 
 # Kinds that pass values on unchanged, so that naming them as layers would show everything twice.
-TRANSPARENT = frozenset("input identity dropout reshape permute chunk item other_value".split())
+TRANSPARENT = frozenset(
+    [
+        "input",
+        "identity",
+        "dropout",
+        "reshape",
+        "permute",
+        "transpose",
+        "chunk",
+        "item",
+        "other_value",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -43,10 +83,11 @@ class Operation:
 # ---------------------------------------------------------------------- modules
 
 _WINDOW = ("kernel_size", "stride", "padding")
+_SCALING = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
 _CONV = (*_WINDOW, "dilation", "groups")
 
 _MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
-    nn.Conv2d: ("conv", _CONV),
+    nn.Conv2d: ("conv", (*_CONV, "padding_mode")),
     nn.ConvTranspose2d: ("conv_transpose", (*_CONV, "output_padding")),
     nn.Linear: ("linear", ()),
     nn.BatchNorm2d: ("batchnorm", ()),
@@ -61,13 +102,12 @@ _MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.LPPool2d: ("lppool", ("kernel_size", "stride", "ceil_mode")),
     nn.AdaptiveAvgPool2d: ("adaptive_avgpool", ("output_size",)),
     nn.AdaptiveMaxPool2d: ("adaptive_maxpool", ("output_size",)),
-    nn.Upsample: ("interpolate", ("mode", "align_corners")),
-    nn.UpsamplingNearest2d: ("interpolate", ("mode", "align_corners")),
-    nn.UpsamplingBilinear2d: ("interpolate", ("mode", "align_corners")),
+    nn.Upsample: ("interpolate", _SCALING),
     nn.ZeroPad2d: ("pad", ("padding",)),
     nn.ConstantPad2d: ("pad", ("padding",)),
     nn.ReflectionPad2d: ("pad", ("padding",)),
     nn.ReplicationPad2d: ("pad", ("padding",)),
+    nn.CircularPad2d: ("pad", ("padding",)),
     nn.Flatten: ("reshape", ()),
     nn.Unflatten: ("reshape", ()),
     nn.Identity: ("identity", ()),
@@ -102,15 +142,36 @@ _MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.MultiheadAttention: ("attention", ()),
 }
 
+_PADDING_MODES: dict[type[nn.Module], str] = {
+    nn.ReflectionPad2d: "reflect",
+    nn.ReplicationPad2d: "replicate",
+    nn.CircularPad2d: "circular",
+}
+
 # -------------------------------------------------------------------- functions
 # name -> (kind, names of the arguments after the first). A trailing underscore,
 # and an argument `inplace`, mean in place.
 
 _POOL = ("kernel_size", "stride", "padding")
-_ACTIVATIONS = (
-    "relu6 leaky_relu prelu rrelu elu selu celu silu gelu hardswish hardsigmoid sigmoid tanh "
-    "softplus mish hardtanh logsigmoid"
-).split()
+_ACTIVATIONS = [
+    "relu6",
+    "leaky_relu",
+    "prelu",
+    "rrelu",
+    "elu",
+    "selu",
+    "celu",
+    "silu",
+    "gelu",
+    "hardswish",
+    "hardsigmoid",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "mish",
+    "hardtanh",
+    "logsigmoid",
+]
 
 _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "conv2d": ("conv", ("weight", "bias", "stride", "padding", "dilation", "groups")),
@@ -131,8 +192,8 @@ _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "adaptive_avg_pool2d": ("adaptive_avgpool", ("output_size",)),
     "adaptive_max_pool2d": ("adaptive_maxpool", ("output_size", "return_indices")),
     "_adaptive_max_pool2d": ("adaptive_maxpool", ("output_size", "return_indices")),
-    "interpolate": ("interpolate", ("size", "scale_factor", "mode", "align_corners")),
-    "upsample": ("interpolate", ("size", "scale_factor", "mode", "align_corners")),
+    "interpolate": ("interpolate", _SCALING),
+    "upsample": ("interpolate", _SCALING),
     "pad": ("pad", ("padding", "mode", "value")),
     "_pad": ("pad", ("padding", "mode", "value")),
     "relu": ("relu", ()),
@@ -195,12 +256,20 @@ _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "conv": {"stride": 1, "padding": 0, "dilation": 1, "groups": 1},
+    "conv": {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"},
     "conv_transpose": {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1},
     "maxpool": {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False},
     "avgpool": {"stride": None, "padding": 0, "ceil_mode": False},
     "lppool": {"stride": None, "padding": 0, "ceil_mode": False},
-    "interpolate": {"mode": "nearest", "align_corners": None},
+    "interpolate": {
+        "size": None,
+        "scale_factor": None,
+        "mode": "nearest",
+        "align_corners": None,
+        "recompute_scale_factor": None,
+        "antialias": False,
+    },
+    "pad": {"mode": "constant"},
     "cat": {"dim": 0},
     "chunk": {"dim": 0},
     "leaky_relu": {"negative_slope": 0.01},
@@ -220,11 +289,17 @@ def identify(node: fx.Node, module: fx.GraphModule) -> Operation:
 
 
 def _of_module(module: nn.Module) -> Operation:
+    if not type(module).__module__.startswith("torch."):  # somebody's own, kept closed
+        return Operation("other", {"name": type(module).__name__})
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is None:
+        return Operation("groupnorm")  # of the batch's own statistics, in evaluation too
     for kind in type(module).__mro__:
         if kind in _MODULES:
             name, options = _MODULES[kind]
             values = {o: getattr(module, o) for o in options if hasattr(module, o)}
             values = _DEFAULTS.get(name, {}) | values
+            if name == "pad":
+                values["mode"] = _PADDING_MODES.get(kind, "constant")
             return Operation(name, values, in_place=bool(getattr(module, "inplace", False)))
     return Operation("other", {"name": type(module).__name__})
 

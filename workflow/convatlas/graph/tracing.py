@@ -11,14 +11,19 @@ keeps its name, where torchvision takes the ``_2`` for a counter and drops it.
 
 from __future__ import annotations
 
+import inspect
+import operator
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from operator import getitem
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx._symbolic_trace import _maybe_revert_all_patches
 
 from convatlas.errors import LayerError, ModelError, did_you_mean
 from convatlas.graph.operations import Operation, identify
@@ -78,6 +83,22 @@ class Graph:
         raise LayerError(f"there is no layer {name!r}.{did_you_mean(name, self.names.values())}")
 
 
+class _Proxy(fx.Proxy):
+    """A value of the network while it is traced; sizes may be used as the numbers they are."""
+
+    def __index__(self) -> int:
+        return operator.index(self._concrete())
+
+    def __int__(self) -> int:
+        return int(self._concrete())
+
+    def __float__(self) -> float:
+        return float(self._concrete())
+
+    def _concrete(self) -> Any:
+        return cast(_Tracer, self.tracer).try_out(self)
+
+
 class _Tracer(fx.Tracer):
     """An fx tracer that names nodes, and decides on shapes by trying them.
 
@@ -90,18 +111,32 @@ class _Tracer(fx.Tracer):
         self._size = size
         self._opaque = opaque
         self._path: list[str] = []
+        self._trying = False
+        self._modules: set[str] = set()
         self._used: dict[str, int] = {}
         self.names: dict[fx.Node, str] = {}
         self.failed: str | None = None
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        self._modules = {path for path, _ in root.named_modules()}
+        return super().trace(root, concrete_args)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self._opaque or super().is_leaf_module(
             m, module_qualified_name
         )
 
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self._trying:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self._trying:  # fx sends every module call here while it traces
+            return forward(*args, **kwargs)
         path = self.path_of_module(m)
         self._path.append(path)
         try:
@@ -112,7 +147,11 @@ class _Tracer(fx.Tracer):
         finally:
             self._path.pop()
         closed = any(c.__module__.startswith("torchvision.ops") for c in type(m).__mro__)
-        if closed and isinstance(result, fx.Proxy) and self.names[result.node].startswith(f"{path}."):
+        if (
+            closed
+            and isinstance(result, fx.Proxy)
+            and self.names[result.node].startswith(f"{path}.")
+        ):
             self.names[result.node] = self._unique(path)
         return result
 
@@ -128,28 +167,47 @@ class _Tracer(fx.Tracer):
         return proxy
 
     def _unique(self, name: str) -> str:
+        """Return a name with the counter of its uses, if it isn't the first one."""
         count = self._used.get(name, 0)
+        while (unique := f"{name}_{count}" if count else name) in self._used or (
+            count and unique in self._modules  # a module's name is its own
+        ):
+            count += 1
         self._used[name] = count + 1
-        return f"{name}_{count}" if count else name
+        if count:
+            self._used[unique] = 1
+        return unique
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        return bool(self._try_out(obj))
+        return bool(self.try_out(obj))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         try:
             return super().iter(obj)
         except fx.proxy.TraceError:
-            return iter([obj[i] for i in range(len(self._try_out(obj)))])
+            indices = range(len(self.try_out(obj)))
+            return iter(
+                [self.create_proxy("call_function", getitem, (obj, i), {}) for i in indices]
+            )
 
-    def _try_out(self, proxy: fx.Proxy) -> Any:
+    def try_out(self, proxy: fx.Proxy) -> Any:
         """Return the value of a proxy for an input of the given size, without data."""
         graph = fx.Graph()
         kept: dict[fx.Node, fx.Node] = {}
         graph.graph_copy(self.graph, kept)
         graph.output(kept[proxy.node])
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-            image = mode.from_tensor(torch.zeros(_BATCH, *self._size))
-            return fx.Interpreter(fx.GraphModule(self.root, graph)).run(image)
+        # While fx traces, calling a module records a node; here it must run.
+        with (
+            _maybe_revert_all_patches(),
+            FakeTensorMode(allow_non_fake_inputs=True) as mode,
+            torch.no_grad(),
+        ):
+            image = mode.from_tensor(_blank(self.root, self._size))
+            self._trying = True
+            try:
+                return fx.Interpreter(fx.GraphModule(self.root, graph)).run(image)
+            finally:
+                self._trying = False
 
 
 def trace(model: nn.Module, size: tuple[int, int, int]) -> Graph:
@@ -170,11 +228,12 @@ def trace(model: nn.Module, size: tuple[int, int, int]) -> Graph:
         if the network as a whole can't be traced, or fails on an input of that size.
     """
     model.eval()
+    optional = _optional_arguments(model)
     opaque: set[str] = set()
     while True:
         tracer = _Tracer(size, opaque)
         try:
-            graph = tracer.trace(model)
+            graph = tracer.trace(model, optional)
             break
         except Exception as error:
             if tracer.failed is None or tracer.failed in opaque:
@@ -184,7 +243,9 @@ def trace(model: nn.Module, size: tuple[int, int, int]) -> Graph:
                     "of its own; it is then kept closed."
                 ) from error
             log.warning(
-                "module %s can't be traced (%s); it is kept closed", tracer.failed, _first_line(error)
+                "module %s can't be traced (%s); it is kept closed",
+                tracer.failed,
+                _first_line(error),
             )
             opaque.add(tracer.failed)
     module = fx.GraphModule(model, graph)
@@ -196,6 +257,30 @@ def trace(model: nn.Module, size: tuple[int, int, int]) -> Graph:
     operations = {node: operations[node] for node in graph.nodes}
     names = {node: tracer.names[node] for node in graph.nodes if node in tracer.names}
     return Graph(module, names, operations, _try_shapes(module, size), size)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode for a while; every module gets its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _optional_arguments(model: nn.Module) -> dict[str, Any] | None:
+    """Return the arguments besides the image that are None unless given: they stay None."""
+    parameters = list(inspect.signature(model.forward).parameters.values())[1:]
+    return {p.name: None for p in parameters if p.default is None} or None
+
+
+def _blank(model: nn.Module, size: tuple[int, int, int]) -> Tensor:
+    """Return a batch of black images of the type, and where, a network computes."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    return torch.zeros(_BATCH, *size, dtype=like.dtype, device=like.device)
 
 
 def _first_line(error: BaseException) -> str:
@@ -213,9 +298,11 @@ def _follow_in_place(graph: fx.Graph, operations: dict[fx.Node, Operation]) -> N
     for node in graph.nodes:
         changed = node.args[0] if node.args else None
         if operations[node].in_place and isinstance(changed, fx.Node):
-            changed.replace_all_uses_with(
-                node, delete_user_cb=lambda user, node=node: order[user] > order[node]
-            )
+
+            def later(user: fx.Node, than: fx.Node = node) -> bool:
+                return order[user] > order[than]
+
+            changed.replace_all_uses_with(node, delete_user_cb=later)
 
 
 class _Shapes(fx.Interpreter):
@@ -242,16 +329,15 @@ def _shapes(value: Any) -> Any:
 
 
 def _try_shapes(module: fx.GraphModule, size: tuple[int, int, int]) -> dict[fx.Node, Any]:
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
     run = _Shapes(module)
     run.extra_traceback = False
     try:
         with torch.no_grad():
-            run.run(torch.zeros(_BATCH, *size, device=device))
-    except RuntimeError as error:
+            run.run(_blank(module, size))
+    except Exception as error:  # whatever a network raises that is given another size than its own
         raise ModelError(
-            f"the network fails on an image of {size[1]} x {size[2]} pixels and {size[0]} channels: "
-            f"{_first_line(error)} Give the data set the size that the network takes "
+            f"the network fails on an image of {size[1]} x {size[2]} pixels and {size[0]} "
+            f"channels: {_first_line(error)} Give the data set the size that the network takes "
             "(its `size`, or `resize` and `crop`)."
         ) from error
     return run.values

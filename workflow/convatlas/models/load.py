@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from convatlas.device import seed_everything
+from convatlas.device import choose_device, seed_everything
 from convatlas.errors import ModelError, did_you_mean
 from convatlas.files import read_json, write_json
 from convatlas.job import log
@@ -283,7 +283,7 @@ class LoadedModel:
 
 
 def load_model(card: str | os.PathLike[str], weights: str | os.PathLike[str]) -> LoadedModel:
-    """Load a model that `import_model` or the training made, onto the CPU.
+    """Load a model that `import_model` or the training made, onto the GPU if there is one.
 
     Parameters
     ----------
@@ -302,4 +302,5 @@ def load_model(card: str | os.PathLike[str], weights: str | os.PathLike[str]) ->
         torch.tensor(content["normalize"][key], dtype=torch.float32).view(1, 3, 1, 1)
         for key in ("mean", "std")
     )
-    return LoadedModel(module.eval().requires_grad_(False), mean, std, content)
+    loaded = LoadedModel(module.eval().requires_grad_(False), mean, std, content)
+    return loaded.to(choose_device())

@@ -47,6 +47,7 @@ class Engine(Protocol):
     ) -> Iterator[dict[fx.Node, Tensor]]: ...
 
 
+@torch.inference_mode()
 def plain(
     graph: Graph,
     image: Tensor,
@@ -58,16 +59,11 @@ def plain(
     """Run the whole network for each position."""
     boxes = positions.boxes()
     execution = Execution(graph, nodes)
+    overwriting = any(operation.in_place for operation in graph.operations.values())
     for first in range(0, len(boxes), batch_size):
         part = boxes[first : first + batch_size]
         batch = image.repeat(len(part), 1, 1, 1)
         for occluded, (top, left, bottom, right) in zip(batch, part, strict=True):
             occluded[:, top:bottom, left:right] = fill[:, None, None]
-        with torch.inference_mode():
-            yield {n: _kept(n, graph, v) for n, v in execution.values(batch)}
-
-
-def _kept(node: fx.Node, graph: Graph, value: Tensor) -> Tensor:
-    """Return a value that later in-place operations can't change."""
-    followed = any(graph.operations[user].in_place for user in node.users)
-    return value.clone() if followed else value
+        # Cloned where a later operation in place, perhaps on a view, could change it.
+        yield {n: v.clone() if overwriting else v for n, v in execution.values(batch)}

@@ -15,7 +15,7 @@ class Positions:
     Attributes
     ----------
     row : (R,) top of the occluder: multiples of the stride from 0 up to the first
-        window that reaches the far border.
+        window that reaches the far border; all of them begin on the image.
     column : (C,) left of the occluder, likewise.
     size : height and width of the occluder; windows at the far border are cut there.
     image : height and width of the image.
@@ -32,7 +32,7 @@ class Positions:
     ) -> Positions:
         """Return the positions that cover a whole image."""
         rows, columns = (
-            np.arange(0, max(length - window, 0) + step, step)
+            np.arange(0, min(max(length - window, 0) + step, length), step)
             for length, window, step in zip(image, size, stride, strict=True)
         )
         return cls(rows, columns, size, image)

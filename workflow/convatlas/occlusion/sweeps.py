@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from convatlas.errors import LayerError, MethodError
 from convatlas.graph.describe import layers_of
-from convatlas.graph.tracing import Graph, trace
+from convatlas.graph.tracing import Graph, evaluating, trace
 from convatlas.job import log, progress
 from convatlas.layers import Layer
 from convatlas.models.load import LoadedModel, load_model
@@ -89,23 +89,24 @@ def sweep(
         if the size or the stride isn't a positive number.
     """
     channels, height, width = image.shape
-    graph = model if isinstance(model, Graph) else trace(model, (channels, height, width))
-    positions = Positions.covering(
-        (height, width), _pair("size", size), _pair("stride", stride)
-    )
-    described = {found.name: found for found in layers_of(graph)}
+    if not isinstance(model, Graph):
+        with evaluating(model):
+            graph = trace(model, (channels, height, width))
+            return sweep(graph, image, size, stride, fill, layer=layer, batch_size=batch_size)
+    positions = Positions.covering((height, width), _pair("size", size), _pair("stride", stride))
+    described = {found.name: found for found in layers_of(model)}
     head = next(found for found in described.values() if found.output)
-    probe = _map_layer(described, graph, layer) if layer is not None else None
-    nodes = [graph.output] + ([graph.node(probe.name)] if probe else [])
+    probe = _map_layer(described, model, layer) if layer is not None else None
+    nodes = [model.output] + ([model.node(probe.name)] if probe else [])
 
     nothing = Positions(np.zeros(1, int), np.zeros(1, int), (0, 0), (height, width))
     colour = torch.as_tensor(fill, dtype=image.dtype, device=image.device).expand(channels)
-    (clean,) = plain(graph, image, nothing, colour, nodes, 1)
+    (clean,) = plain(model, image, nothing, colour, nodes, 1)
     clean_map = clean[nodes[1]][0].float() if probe else None
     unit = int(clean_map.amax((1, 2)).argmax()) if clean_map is not None else -1
 
     probabilities, sums = [], []
-    batches = plain(graph, image, positions, colour, nodes, batch_size)
+    batches = plain(model, image, positions, colour, nodes, batch_size)
     for batch in progress(batches, -(-len(positions) // batch_size), "batches of positions"):
         probabilities.append(_probability(batch[nodes[0]], head))
         if probe:

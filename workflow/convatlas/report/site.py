@@ -82,6 +82,7 @@ def build_report(
     *,
     output: AnyPath,
     study: str,
+    dataset: str,
     figures: Sequence[Figure],
     card: AnyPath,
     layers: AnyPath,
@@ -98,6 +99,7 @@ def build_report(
 
     Parameters
     ----------
+    study, dataset : their names.
     figures : in the order in which they are shown.
     card, layers, manifest, predictions, exhibits, classes : the model's model.json and
         layers.json, the data set's manifest and class names, and the study's
@@ -119,6 +121,7 @@ def build_report(
     )
     text = environment.get_template("index.html.j2").render(
         study=study,
+        dataset=dataset,
         card=read_json(card),
         normalize=_normalization(read_json(card)),
         score=_score(predictions),

@@ -1,0 +1,120 @@
+"""Small networks with the habits of real ones, for tests; each is built from a seed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+CLASSES = 5
+
+
+def seeded(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Return the network with random weights, BatchNorm's statistics and signs included."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2, generator=generator)
+                module.running_var.uniform_(0.5, 2, generator=generator)
+                module.weight.normal_(0, 1, generator=generator)  # half of them negative
+                module.bias.normal_(0, 0.2, generator=generator)
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                fan = module.weight[0].numel()
+                module.weight.normal_(0, (2 / fan) ** 0.5, generator=generator)
+                if module.bias is not None:
+                    module.bias.normal_(0, 0.3, generator=generator)
+    return network.eval()
+
+
+class Inplace(nn.Module):
+    """In-place ReLUs, one module used twice, and a statement whose return is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(6, 8, 3, stride=2, padding=1)
+        self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.conv3 = nn.Conv2d(8, 7, 3, padding=1)
+        self.fc = nn.Linear(7, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))
+        x = self.pool(self.relu(self.conv2(x)))
+        x = self.conv3(x)
+        functional.relu_(x)
+        return self.fc(x.mean((2, 3)))
+
+
+class Branching(nn.Module):
+    """Functional ReLUs, branches joined by cat and add, negative BatchNorm, overlapping pools."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 5, stride=2, padding=2)
+        self.bn = nn.BatchNorm2d(6)
+        self.left = nn.Conv2d(6, 4, 1)
+        self.right = nn.Conv2d(6, 4, 3, padding=1)
+        self.block = nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.bn(self.stem(x)))
+        x = functional.max_pool2d(x, 3, 2, ceil_mode=True)
+        x = torch.cat([torch.relu(self.left(x)), self.right(x).relu()], 1)
+        x = functional.relu(self.block(x) + x)
+        x = functional.adaptive_avg_pool2d(x, 1)
+        return self.fc(torch.flatten(x, 1))
+
+
+class SecondConsumer(nn.Module):
+    """A ReLU whose input is also used past it, and a ReLU6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+        self.relu = nn.ReLU()
+        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
+        self.relu6 = nn.ReLU6()
+        self.fc = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        x = self.conv2(self.relu(x)) + x
+        return self.fc(self.relu6(x).mean((2, 3)))
+
+
+class ConvPool(nn.Sequential):
+    """A plain stack in the manner of AlexNet, with module ReLUs only."""
+
+    def __init__(self, ceil_mode: bool = False) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, ceil_mode=ceil_mode),
+            nn.Conv2d(8, 10, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, ceil_mode=ceil_mode),
+            nn.Conv2d(10, 12, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(48, CLASSES),
+        )
+
+
+def inplace() -> nn.Module:
+    return seeded(Inplace())
+
+
+def branching() -> nn.Module:
+    return seeded(Branching())
+
+
+def broken() -> nn.Module:
+    """A network whose second convolution overflows."""
+    network = seeded(Inplace())
+    with torch.no_grad():
+        network.conv2.weight.fill_(3e38)
+    return network

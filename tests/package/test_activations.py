@@ -1,0 +1,179 @@
+"""Stored activations against torchvision's extractor, and their independence of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Study, write_noise
+from networks import CLASSES
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from convatlas.activations import (
+    extract_activations,
+    record_maps,
+    run_layers,
+    shard_bounds,
+    summarise,
+)
+from convatlas.errors import LayerError, ModelError
+from convatlas.exhibits import pick_exhibit
+from convatlas.graph.tracing import trace
+from convatlas.layers import read_layers
+from convatlas.models.load import load_model
+from convatlas.store import Activations, Recipe, gather_activations, read_maps
+
+BATCH = 4
+
+
+def store_activations(study: Study, shards: int = 2, name: str = "activations.h5") -> Path:
+    """Extract and gather a study's activations and return the file."""
+    parts = []
+    for shard in range(shards):
+        parts.append(study.folder / f"{name}.{shards}" / f"{shard}.h5")
+        extract_activations(
+            **study.inputs,
+            output=parts[-1],
+            recipe=Recipe(),
+            shard=shard,
+            shards=shards,
+            batch_size=BATCH,
+        )
+    gather_activations(parts, study.folder / name, Recipe())
+    return study.folder / name
+
+
+def stored(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return everything in an activations file."""
+    with Activations(path) as file:
+        layers = list(file._file)
+        blocks = {
+            x: [b for _, b in file.blocks(x, ["max", "argmax", "mean"], 1000)] for x in layers
+        }
+    names = ("max", "argmax", "mean")
+    return {
+        x: {n: np.concatenate([b[n] for b in parts]) for n in names} for x, parts in blocks.items()
+    }
+
+
+@pytest.mark.parametrize("network", ["inplace", "branching"])
+def test_numbers_are_those_of_torchvisions_extractor(
+    network: str, make_study: Callable[..., Study]
+) -> None:
+    study = make_study(network)
+    model = load_model(study.card, study.weights)
+    for module in model.module.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False  # else torchvision's values are overwritten
+    found = stored(store_activations(study))
+    names = [layer.name for layer in read_layers(study.layers)]
+    assert sorted(found) == sorted(names)
+    with torch.no_grad():
+        values = create_feature_extractor(model.module, names)(model.prepare(study.pixels))
+    if network == "inplace":  # torchvision can't keep these two apart
+        values["conv3"] = model.module.conv3(values["pool"]).detach()
+    for name in names:
+        maps = values[name].numpy().reshape(*values[name].shape[:2], -1)
+        np.testing.assert_allclose(
+            found[name]["max"], maps.max(2), rtol=1e-5, atol=1e-5, err_msg=name
+        )
+        np.testing.assert_allclose(found[name]["mean"], maps.mean(2), rtol=1e-5, atol=1e-5)
+        width = values[name].shape[3] if values[name].ndim == 4 else 1
+        at = found[name]["argmax"].astype(int) @ [width, 1]
+        there = np.take_along_axis(maps, at[..., None], 2)[..., 0]
+        np.testing.assert_allclose(there, maps.max(2), rtol=1e-5, atol=1e-5)
+
+
+def test_shards_dont_change_a_bit(make_study: Callable[..., Study]) -> None:
+    study = make_study("branching")
+    reference = stored(store_activations(study, 1, "1.h5"))
+    for shards in (2, 3, 7):
+        found = stored(store_activations(study, shards, f"{shards}.h5"))
+        for layer, summaries in reference.items():
+            for name, value in summaries.items():
+                np.testing.assert_array_equal(found[layer][name], value)
+
+
+@pytest.mark.parametrize("images", [1, 5, 23, 24])
+@pytest.mark.parametrize("shards", [1, 2, 3, 7, 9])
+def test_shards_hold_whole_batches_and_every_image_once(images: int, shards: int) -> None:
+    bounds = [shard_bounds(images, i, shards, BATCH) for i in range(shards)]
+    assert bounds[0][0] == 0
+    assert bounds[-1][1] == images
+    assert all(a[1] == b[0] for a, b in pairwise(bounds))
+    assert all(start % BATCH == 0 or start == images for start, _ in bounds)
+
+
+def test_the_first_of_equals_is_the_place() -> None:
+    value = torch.zeros(1, 2, 3, 4)
+    value[0, 1, 1, 3] = value[0, 1, 2, 0] = 5
+    found = summarise("x", value)
+    assert found["argmax"].tolist() == [[[0, 0], [1, 3]]]
+    assert found["max"].tolist() == [[0, 5]]
+
+
+def test_activations_that_arent_finite_are_an_error(make_study: Callable[..., Study]) -> None:
+    with pytest.raises(ModelError, match=r"'conv2'.*finite"):
+        store_activations(make_study("broken", count=3))
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_inference_mode_doesnt_leak_out_of_an_unfinished_run(
+    make_study: Callable[..., Study],
+) -> None:
+    study = make_study("inplace", count=1)
+    model = load_model(study.card, study.weights)
+    graph = trace(model.module, (3, *study.pixels.shape[1:3]))
+    run = run_layers(graph, {"conv1", "fc"}, model.prepare(study.pixels))
+    next(run)
+    assert not torch.is_inference_mode_enabled()
+    run.close()
+
+
+def test_images_of_another_size_are_an_error(make_study: Callable[..., Study]) -> None:
+    study = make_study("inplace", count=3)
+    write_noise(study.images, 3, (20, 20))
+    with pytest.raises(LayerError, match=r"20 x 20 pixels.*another size"):
+        store_activations(study)
+
+
+def test_only_wanted_layers_the_code_and_the_scores_are_kept(
+    make_study: Callable[..., Study],
+) -> None:
+    study = make_study("inplace", count=3)
+    output = study.folder / "part.h5"
+    extract_activations(
+        **study.inputs,
+        output=output,
+        recipe=Recipe(),
+        shard=0,
+        shards=1,
+        batch_size=BATCH,
+        wanted=["conv[12]"],
+    )
+    assert sorted(stored(output)) == ["conv1", "conv2", "fc", "mean"]
+    with Activations(output) as file:
+        assert file.output == "fc"
+        assert file.shape("fc") == (3, CLASSES)
+
+
+def test_whole_maps_of_an_exhibit(make_study: Callable[..., Study]) -> None:
+    study = make_study("inplace", count=3)
+    exhibit, maps = study.folder / "exhibit.h5", study.folder / "maps.h5"
+    pick_exhibit(images=study.images, output=exhibit, recipe=Recipe(), number=0, index=2, seed=0)
+    record_maps(
+        exhibit=exhibit,
+        card=study.card,
+        weights=study.weights,
+        layers=study.layers,
+        output=maps,
+        recipe=Recipe(),
+    )
+    model = load_model(study.card, study.weights)
+    conv1 = model.module.conv1(model.prepare(study.pixels[2:]))[0].detach().numpy()
+    np.testing.assert_allclose(read_maps(maps, "conv1"), conv1, atol=1e-5)
+    np.testing.assert_allclose(read_maps(maps, "relu"), conv1.clip(0), atol=1e-5)

@@ -1,0 +1,144 @@
+"""Digests change with what matters and with nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convatlas import digest
+from convatlas.digest import code_digest, file_digest, files_digest, modules_of, text_digest
+
+NET = '''"""A network."""
+
+from helper import width
+
+
+def build(x):
+    """Build it."""
+    return x * width  # times
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "helper.py").write_text("from deep.er import width\n")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "__init__.py").write_text("")
+    (tmp_path / "deep" / "er.py").write_text("from . import also\n\nwidth = 3\n")
+    (tmp_path / "deep" / "also.py").write_text("y = 1\n")
+    (tmp_path / "unrelated.py").write_text("z = 1\n")
+    return tmp_path
+
+
+def fresh(path: Path | str) -> str:
+    """Return a code digest as a new process would."""
+    for cached in (code_digest, digest._imports, digest._meaning):
+        cached.cache_clear()
+    return code_digest(str(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("  # times", "  # multiplied"),
+        ('"""Build it."""', '"""Another\n    text."""'),
+        ('"""A network."""', ""),
+        ("x * width", "(x*width)"),
+        ("def build", "\n\n\ndef build"),
+    ],
+)
+def test_comments_docstrings_and_layout_dont_count(old: str, new: str, folder: Path) -> None:
+    before = fresh(folder / "net.py")
+    assert old in NET
+    (folder / "net.py").write_text(NET.replace(old, new))
+    assert fresh(folder / "net.py") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("net.py", NET.replace("x * width", "x + width")),
+        ("helper.py", "from deep.er import width\nwidth += 1\n"),
+        ("deep/er.py", "from . import also\n\nwidth = 4\n"),
+        ("deep/also.py", "y = 2\n"),
+        ("deep/__init__.py", "import os\n"),
+    ],
+)
+def test_code_counts_also_of_what_is_imported(name: str, content: str, folder: Path) -> None:
+    before = fresh(folder / "net.py")
+    (folder / name).write_text(content)
+    assert fresh(folder / "net.py") != before
+
+
+def test_what_isnt_imported_doesnt_count(folder: Path) -> None:
+    before = fresh(folder / "net.py")
+    (folder / "unrelated.py").write_text("z = 2\n")
+    assert fresh(folder / "net.py") == before
+
+
+def test_files_of_one_name_in_two_folders_both_count(folder: Path) -> None:
+    (folder / "deep" / "net.py").write_text("a = 1\n")
+    paths = (str(folder / "net.py"), str(folder / "deep" / "net.py"))
+    before = code_digest(*paths)
+    (folder / "deep" / "net.py").write_text("a = 2\n")
+    digest._imports.cache_clear()
+    digest._meaning.cache_clear()
+    code_digest.cache_clear()
+    assert code_digest(*paths) != before
+
+
+@pytest.mark.parametrize("name", ["net.v2.py", "my-net.py"])
+def test_odd_file_names(name: str, folder: Path) -> None:
+    path = folder / name
+    path.write_text("a = 1\n")
+    before = fresh(path)
+    path.write_text("a = 2\n")
+    assert fresh(path) != before
+
+
+def test_a_faulty_file_has_a_digest_too(folder: Path) -> None:
+    path = folder / "net.py"
+    path.write_text("def build(:\n")
+    before = fresh(path)
+    path.write_text("def build(x:\n")
+    assert fresh(path) != before
+
+
+def test_modules_of_the_package() -> None:
+    found = modules_of("convatlas.patches")
+    assert {"convatlas", "convatlas.patches", "convatlas.store", "convatlas.files"} <= set(found)
+    assert not {"convatlas.embedding", "convatlas.graph.tracing"} & set(found)
+    assert "convatlas.graph.geometry" in modules_of("convatlas.activations")
+    assert "convatlas.graph" in modules_of("convatlas.projection")
+
+
+def test_another_process_gives_the_same() -> None:
+    command = "from convatlas.digest import code_digest; print(code_digest('convatlas.patches'))"
+    found = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == code_digest("convatlas.patches")
+
+
+def test_an_unknown_package_is_an_error() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        code_digest("nopackage.module")
+
+
+def test_files_count_by_content_and_place(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    first, second = tmp_path / "cat" / "1.png", tmp_path / "2.png"
+    first.write_bytes(b"a")
+    second.write_bytes(b"b")
+    before = files_digest([first, second])
+    assert files_digest([second, first]) != before
+    (tmp_path / "cat").rename(tmp_path / "dog")
+    assert files_digest([tmp_path / "dog" / "1.png", second]) != before
+    whole = file_digest(second)
+    second.write_bytes(b"c")
+    assert file_digest(second) != whole
+    assert text_digest(["ab", "c"]) != text_digest(["a", "bc"])

@@ -1,0 +1,166 @@
+"""The map of the images: neighbours, their preservation, and the grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from convatlas.embedding import arrange_grid, embed_codes, find_neighbours
+from convatlas.errors import DataError
+from convatlas.store import (
+    ActivationWriter,
+    Embedding,
+    Grid,
+    Neighbours,
+    Recipe,
+    read,
+    write,
+)
+
+
+def write_codes(path: Path, codes: np.ndarray) -> Path:
+    """Write codes (N,D) as the means of a layer."""
+    count, units = codes.shape
+    with ActivationWriter(path, Recipe(), {"code": units}, 0, count, "code") as writer:
+        zeros = np.zeros((count, units, 2), int)
+        writer.write("code", 0, {"max": codes + 1, "mean": codes, "argmax": zeros})
+    return path
+
+
+def clusters(count: int, groups: int = 6, units: int = 20, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(0, 3, (groups, units))
+    codes = centres[np.arange(count) % groups] + generator.normal(0, 1, (count, units))
+    return codes.astype(np.float32)
+
+
+def neighbours_of(folder: Path, codes: np.ndarray, count: int = 30, components: int = 50) -> Path:
+    output = folder / "neighbours.h5"
+    find_neighbours(
+        activations=write_codes(folder / "activations.h5", codes),
+        output=output,
+        recipe=Recipe(),
+        layer="code",
+        code="mean",
+        components=components,
+        neighbours=count,
+    )
+    return output
+
+
+def embed(neighbours: Path, name: str = "embedding.h5", perplexity: float = 10) -> Path:
+    output = neighbours.with_name(name)
+    embed_codes(
+        neighbours=neighbours,
+        output=output,
+        recipe=Recipe(),
+        perplexity=perplexity,
+        iterations=150,
+        early_exaggeration=12,
+        seed=0,
+    )
+    return output
+
+
+def nearest(points: np.ndarray, k: int) -> np.ndarray:
+    distance = cdist(points, points)
+    np.fill_diagonal(distance, np.inf)
+    return np.argsort(distance, axis=1, kind="stable")[:, :k]
+
+
+def test_neighbours_are_the_nearest_by_code(tmp_path: Path) -> None:
+    codes = clusters(90)
+    found = read(Neighbours, neighbours_of(tmp_path, codes, 12))
+    np.testing.assert_array_equal(found.neighbour, nearest(codes.astype(float), 12))
+    expected = np.take_along_axis(cdist(codes, codes), found.neighbour, 1)
+    np.testing.assert_allclose(found.distance, expected, rtol=1e-4)
+
+
+def test_codes_are_the_first_principal_components(tmp_path: Path) -> None:
+    codes = clusters(80)
+    found = read(Neighbours, neighbours_of(tmp_path, codes, 5, components=3)).code
+    centred = codes.astype(float) - codes.mean(0)
+    left, scale, _ = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(np.abs(found), np.abs(left * scale)[:, :3], rtol=1e-3, atol=1e-3)
+
+
+def test_an_image_isnt_its_own_neighbour_even_beside_its_copies(tmp_path: Path) -> None:
+    codes = np.repeat(clusters(5), 4, axis=0)
+    found = read(Neighbours, neighbours_of(tmp_path, codes, 3))
+    for image, others in enumerate(found.neighbour):
+        assert set(others) == set(range(image // 4 * 4, image // 4 * 4 + 4)) - {image}
+
+
+def test_the_map_keeps_neighbours_together(tmp_path: Path) -> None:
+    codes = clusters(150)
+    position = read(Embedding, embed(neighbours_of(tmp_path, codes))).position
+    k = 10
+    truth, mapped = nearest(codes, k), nearest(position, k)
+    kept = np.mean([len(set(a) & set(b)) / k for a, b in zip(truth, mapped, strict=True)])
+    assert kept > 0.35  # random: 10 of 149
+    same = (mapped % 6 == np.arange(150)[:, None] % 6).mean()
+    assert same > 0.95
+
+
+def test_the_same_bytes_twice(tmp_path: Path) -> None:
+    neighbours = neighbours_of(tmp_path, clusters(40))
+    files = [embed(neighbours, name).read_bytes() for name in ("a.h5", "b.h5")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("count", [4, 5, 7, 11, 30])
+def test_few_images(count: int, tmp_path: Path) -> None:
+    neighbours = neighbours_of(tmp_path, clusters(count), 90)
+    position = read(Embedding, embed(neighbours, perplexity=30)).position
+    assert position.shape == (count, 2)
+    assert np.isfinite(position).all()
+
+
+def test_too_few_or_equal_images_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="3 images"):
+        neighbours_of(tmp_path, clusters(3))
+    with pytest.raises(DataError, match="same code"):
+        neighbours_of(tmp_path, np.ones((9, 4), np.float32))
+
+
+def test_a_single_unit_can_be_mapped(tmp_path: Path) -> None:
+    position = read(Embedding, embed(neighbours_of(tmp_path, clusters(30, units=1)))).position
+    assert np.isfinite(position).all()
+
+
+def grid_of(folder: Path, position: np.ndarray, side: int | str = "auto") -> np.ndarray:
+    write(folder / "e.h5", Embedding(position=position.astype(np.float32)), Recipe())
+    output = folder / "grid.h5"
+    arrange_grid(embedding=folder / "e.h5", output=output, recipe=Recipe(), side=side, seed=0)
+    return read(Grid, output).image
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "expected"), [(50, "auto", 7), (50, 3, 3), (5, 9, 2), (900, 5, 5)]
+)
+def test_the_grid_shows_an_image_at_most_once(
+    count: int, side: int | str, expected: int, tmp_path: Path
+) -> None:
+    image = grid_of(tmp_path, np.random.default_rng(0).normal(size=(count, 2)), side)
+    assert image.shape == (expected, expected)
+    assert len(np.unique(image)) == expected**2
+    assert image.min() >= 0
+    assert image.max() < count
+
+
+def test_a_grid_of_a_grid_is_itself_with_the_top_first(tmp_path: Path) -> None:
+    y, x = np.mgrid[0:4, 0:4]
+    position = np.stack([x.ravel(), y.ravel()], 1)  # image 0 at the bottom left
+    image = grid_of(tmp_path, position)
+    assert image.tolist() == np.arange(16).reshape(4, 4)[::-1].tolist()
+
+
+def test_near_cells_hold_near_points(tmp_path: Path) -> None:
+    position = np.random.default_rng(1).normal(size=(100, 2))
+    image = grid_of(tmp_path, position)
+    steps = np.linalg.norm(position[image[:, 1:]] - position[image[:, :-1]], axis=-1)
+    everywhere = cdist(position, position).mean()
+    assert steps.mean() < 0.4 * everywhere

@@ -1,0 +1,109 @@
+"""What a job says when it fails, and where."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from convatlas.errors import ConfigError, did_you_mean
+from convatlas.job import Job, log, progress
+from convatlas.store import Grid, Recipe, write
+
+
+class Named(dict):
+    """As Snakemake's objects: items by name, or by place."""
+
+    def __getitem__(self, key: object) -> object:
+        return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
+
+
+def run(tmp_path: Path, raising: str) -> tuple[int, str, str]:
+    """Run a job that raises in a process of its own; return exit code, terminal and log."""
+    path = tmp_path / "logs" / "job.log"
+    script = (
+        "from convatlas.errors import *\nfrom convatlas.job import Job, log\n"
+        f"with Job(log={os.fspath(path)!r}):\n    log.info('began')\n    {raising}\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    return found.returncode, found.stderr, path.read_text()
+
+
+def test_an_error_of_the_users_is_said_without_a_traceback(tmp_path: Path) -> None:
+    code, terminal, written = run(tmp_path, "raise ConfigError('size: -1 is too small')")
+    assert code == 1
+    assert terminal == "convatlas: size: -1 is too small\n"
+    assert "began" in written
+    assert "ERROR size: -1 is too small" in written
+    assert "Traceback" not in written
+
+
+def test_a_file_that_isnt_there_is_the_users_too(tmp_path: Path) -> None:
+    code, terminal, written = run(tmp_path, "open('/no/such/file')")
+    assert code == 1
+    assert terminal == "convatlas: No such file or directory: /no/such/file\n"
+    assert "Traceback" in written
+
+
+def test_another_error_is_ours_with_its_traceback_in_the_log(tmp_path: Path) -> None:
+    code, terminal, written = run(tmp_path, "raise RuntimeError('oh')")
+    assert code == 1
+    assert "please report it with" in terminal
+    assert "job.log" in terminal
+    assert "Traceback" in written
+    assert "RuntimeError: oh" in written
+
+
+@pytest.mark.parametrize("raising", ["raise KeyboardInterrupt", "raise SystemExit(3)"])
+def test_being_stopped_isnt_an_error_of_ours(raising: str, tmp_path: Path) -> None:
+    code, terminal, written = run(tmp_path, raising)
+    assert code != 0
+    assert "please report" not in terminal + written
+
+
+def test_a_job_that_ends_well(tmp_path: Path) -> None:
+    handlers = list(log.handlers)
+    with Job(log=tmp_path / "job.log"):
+        log.info("half way")
+        log.warning("look")
+    written = (tmp_path / "job.log").read_text()
+    assert "INFO half way" in written
+    assert "WARNING look" in written
+    assert "done in" in written
+    assert log.handlers == handlers
+    with pytest.raises(SystemExit), Job(log=tmp_path / "job.log"):
+        raise ConfigError("x")
+    assert log.handlers == handlers
+
+
+def test_a_rule_becomes_a_recipe(tmp_path: Path) -> None:
+    write(tmp_path / "grid.h5", Grid(image=[[0]]), Recipe("abc"))
+    (tmp_path / "list.csv").write_text("a\n")
+    rule = SimpleNamespace(
+        log=[str(tmp_path / "job.log")],
+        params=Named(code="c0de", size=16),
+        input=Named(grid=str(tmp_path / "grid.h5"), lists=[str(tmp_path / "list.csv")]),
+        wildcards=Named(study="demo"),
+    )
+    job = Job.of(rule)
+    assert job.recipe.code == "c0de"
+    assert dict(job.recipe.parameters) == {"size": 16}
+    assert job.recipe.inputs["grid"] == Recipe("abc").attributes()["digest"]
+    assert set(job.about) == {"study", "parameters", "digest"}
+
+
+def test_progress_says_how_far(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "convatlas"):
+        assert list(progress(iter("abcd"), 4, "letters", every=1000)) == list("abcd")
+        assert list(progress([], 0, "nothing")) == []
+    assert caplog.messages == ["letters: 4 of 4, about 0 s left"]
+
+
+def test_did_you_mean_offers_the_nearest() -> None:
+    assert did_you_mean("conv", ["conv1", "zebra"]) == " Did you mean 'conv1'?"
+    assert did_you_mean("xyz", ["conv1"]) == ""

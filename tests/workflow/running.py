@@ -1,0 +1,120 @@
+"""Run the workflow in a folder of its own, as a user would, and read what it says."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of Snakemake ended with, its two streams joined."""
+
+    code: int
+    text: str
+
+    @property
+    def planned(self) -> dict[str, set[str]]:
+        """Rule -> wildcards (``study=a, layer=b``) of each of its jobs; target rules left out."""
+        jobs = defaultdict(set)
+        for block in re.split(r"\n(?=\[)", self.text):
+            head = re.search(r"^(?:local)?(?:rule|checkpoint) (\w+):$", block, re.MULTILINE)
+            if head and re.search(r"^ +(?:output|log): ", block, re.MULTILINE):
+                wildcards = re.search(r"^ +wildcards: (.*)$", block, re.MULTILINE)
+                jobs[head[1]].add(wildcards[1] if wildcards else "")
+        return dict(jobs)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A working directory with a config, and the copy of the workflow that is run in it."""
+
+    project: Path
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    @property
+    def config(self) -> Config:
+        return dict(yaml.safe_load((self.folder / "config.yaml").read_text()))
+
+    def change(self, edit: Callable[[Config], object]) -> None:
+        """Edit the config."""
+        config = copy.deepcopy(self.config)
+        edit(config)
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def run(self, *arguments: str | Path, config: str | None = "config.yaml") -> Outcome:
+        """Run Snakemake in the folder; `config` None means the config that it finds itself."""
+        chosen = ["--configfile", config] if config else []
+        command = [sys.executable, "-m", "snakemake", "--snakefile", self.project / "Snakefile"]
+        done = subprocess.run(
+            [*command, *chosen, *arguments],
+            cwd=self.folder,
+            env=_environment(self.project),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout)
+
+    def plan(self, *arguments: str) -> dict[str, set[str]]:
+        """Return the jobs that a run would do."""
+        outcome = self.run("--dry-run", *arguments)
+        assert outcome.code == 0, outcome.text
+        return outcome.planned
+
+    def copied(self, folder: Path) -> Place:
+        """Return the same in another folder, the workflow too, with all times kept."""
+        shutil.copytree(self.project, folder / "project")
+        shutil.copytree(self.folder, folder / "work", symlinks=True)
+        return Place(folder / "project", folder / "work")
+
+
+def copy_workflow(folder: Path) -> None:
+    """Copy what makes up the workflow, with its times."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("workflow", "config"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy2(REPOSITORY / name, folder)
+
+
+def _environment(project: Path) -> dict[str, str]:
+    """Return an environment in which `convatlas` is the project's, and its bytecode is kept."""
+    own = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return own | {"PYTHONPATH": str(project / "workflow"), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+
+
+def user_net(folder: Path) -> torch.nn.Module:
+    """Build the network that a user has in `folder`, without the package's help."""
+    sys.path.insert(0, str(folder))
+    try:
+        spec = importlib.util.spec_from_file_location("tiny", folder / "tiny.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.build(3)
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop("parts", None)

@@ -1,0 +1,260 @@
+"""How the workflow is put together: its targets, profiles and habits."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from running import REPOSITORY, Place
+
+from convatlas.digest import modules_of
+
+RULES = sorted((REPOSITORY / "workflow/rules").glob("*.smk"))
+SCRIPTS = sorted((REPOSITORY / "workflow/scripts").glob("*.py"))
+PROFILES = REPOSITORY / "workflow/profiles"
+ANALYSES = (
+    "filters",
+    "maps",
+    "patches",
+    "projections",
+    "embedding",
+    "occlusion",
+    "receptive_fields",
+    "training",
+)
+# Only says what happens, so no artifact depends on it.
+UNTRACKED = {"convatlas.job"}
+
+
+def working_rules() -> dict[str, str]:
+    """Return the source of every rule that does work, by name."""
+    found = {}
+    for path in RULES:
+        for part in re.split(r"^(?=(?:rule|checkpoint) \w+:$)", path.read_text(), flags=re.M):
+            head = re.match(r"(?:rule|checkpoint) (\w+):\n", part)
+            if head:
+                found[head[1]] = re.split(r"^\S", part[head.end() :], maxsplit=1, flags=re.M)[0]
+    return found
+
+
+WORKING = working_rules()
+
+
+def keywords(rule: str) -> list[str]:
+    return re.findall(r"^    (\w+):", WORKING[rule], re.MULTILINE)
+
+
+def imported(script: Path) -> set[str]:
+    """Return the modules of the package that a script imports."""
+    nodes = ast.walk(ast.parse(script.read_bytes()))
+    names = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    return {name for name in names if name.startswith("convatlas")}
+
+
+# -------------------------------------------------------------------------- habits
+
+
+@pytest.mark.parametrize("rule", WORKING)
+def test_every_rule_has_a_log_and_a_benchmark(rule: str) -> None:
+    assert {"log", "benchmark", "script", "params"} <= set(keywords(rule))
+
+
+@pytest.mark.parametrize("rule", WORKING)
+def test_every_rule_counts_all_code_that_its_script_runs(rule: str) -> None:
+    """Snakemake sees the script alone; what it imports counts through `code_digest`."""
+    script = re.search(r'script:\s+"\.\./scripts/(\w+\.py)"', WORKING[rule])
+    assert script is not None
+    needed = imported(REPOSITORY / "workflow/scripts" / script[1]) - UNTRACKED
+    if "source_code(" in WORKING[rule]:
+        named = ["convatlas.data.prepare"]
+    else:
+        named = re.findall(
+            r'"([\w.]+)"', "".join(re.findall(r"code_digest\((.*?)\)", WORKING[rule]))
+        )
+    if "output" in keywords(rule):
+        assert needed <= set(modules_of(*named))
+
+
+def test_rules_that_run_a_network_ask_for_a_gpu() -> None:
+    asking = {rule for rule, text in WORKING.items() if "gpu=1" in text}
+    assert asking == {
+        "train_model",
+        "extract_activations",
+        "record_maps",
+        "project_patches",
+        "project_strongest",
+        "sweep_occlusion",
+    }
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
+def test_every_rule_file_opens_by_saying_what_it_needs_and_makes(path: Path) -> None:
+    opening = path.read_text().split('"""')
+    assert opening[0] == ""
+    if path.stem != "common":
+        assert re.search(r"^Needs: .*^Makes: ", opening[1], re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_are_adapters(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 36
+    assert "snakemake.config" not in path.read_text()
+    tree = ast.parse(path.read_bytes())
+    assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.walk(tree))
+
+
+def test_every_script_has_its_rule() -> None:
+    assert {path.stem for path in SCRIPTS} == set(WORKING)
+
+
+def test_the_snakefile_only_puts_things_together() -> None:
+    text = (REPOSITORY / "Snakefile").read_text()
+    assert not re.search(r"^\s*(def|import|run|shell|script)\b", text, re.MULTILINE)
+    included = re.findall(r'include: "workflow/rules/(\w+)\.smk"', text)
+    assert sorted(included) == [path.stem for path in RULES]
+
+
+def test_plotting_does_not_load_torch() -> None:
+    figures = sorted((REPOSITORY / "workflow/convatlas/figures").glob("*.py"))
+    names = [f"convatlas.figures.{path.stem}" for path in figures if path.stem != "__init__"]
+    program = f"import sys, {', '.join([*names, 'convatlas.report.site', 'convatlas.config'])}\n"
+    program += "sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_snakefmt_would_change_nothing() -> None:
+    command = [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_linter_finds_nothing(start: Place) -> None:
+    outcome = start.run("--lint")
+    assert outcome.code == 0, outcome.text
+    assert "Congratulations" in outcome.text
+
+
+# ------------------------------------------------------------------ targets, configs
+
+
+def test_every_target_is_planned_from_nothing(start: Place) -> None:
+    assert "describe_model" in start.plan("--", "figures", "report", "describe", *ANALYSES)
+
+
+@pytest.mark.parametrize(
+    ("target", "plots"),
+    [
+        ("embedding", {"plot_scatter", "plot_grid"}),
+        ("receptive_fields", {"plot_growth"}),
+        *((name, {f"plot_{name}"}) for name in ANALYSES if name[0] not in "er"),
+    ],
+)
+def test_a_target_makes_the_figures_of_one_analysis(
+    finished: Place, target: str, plots: set[str]
+) -> None:
+    for picture in (finished.results).glob("*/figures/**/*.png"):
+        picture.unlink()
+    assert set(finished.plan("--", target)) == plots
+
+
+def test_the_first_filters_need_no_images_run_through(fresh: Place) -> None:
+    """The checkpoint hides what comes after it, so this one is made for good."""
+    outcome = fresh.run("--cores", "2", "results/pictures/figures/filters/first.0.png")
+    assert outcome.code == 0, outcome.text
+    assert set(outcome.planned) == {
+        "prepare_images",
+        "import_model",
+        "describe_model",
+        "cut_filters",
+        "plot_filters",
+    }
+
+
+def test_any_figure_can_be_asked_for_by_its_file(start: Place) -> None:
+    names = (
+        "filters/first.0",
+        "maps/0",
+        "patches/first.1",
+        "projections/first.1",
+        "embedding/scatter/mean",
+        "embedding/grid/mean",
+        "occlusion/0",
+        "receptive_fields/0",
+    )
+    plan = start.plan("--", *(f"results/pictures/figures/{name}.png" for name in names))
+    assert "describe_model" in plan
+
+
+def test_a_configfile_replaces_the_demo(start: Place) -> None:
+    own = {x for jobs in start.plan().values() for x in jobs}
+    assert any("pictures" in x for x in own)
+    assert not any("demo" in x or "small-zf" in x for x in own)
+    demo = start.run("--dry-run", config=None)
+    assert demo.code == 0, demo.text
+    found = {x for jobs in demo.planned.values() for x in jobs}
+    assert any("demo" in x for x in found)
+    assert not any("pictures" in x for x in found)
+
+
+def test_another_working_directory(start: Place, tmp_path: Path) -> None:
+    (tmp_path / "pictures").symlink_to(start.folder / "pictures")
+    (tmp_path / "nets").symlink_to(start.folder / "nets")
+    outcome = start.run("--directory", tmp_path, "--cores", "1", "results/pictures/exhibits/0.h5")
+    assert outcome.code == 0, outcome.text
+    assert (tmp_path / "results/pictures/exhibits/0.h5").is_file()
+    assert not start.results.exists()
+
+
+def test_a_path_is_relative_to_the_working_directory(start: Place, tmp_path: Path) -> None:
+    outcome = start.run("--directory", tmp_path, "--dry-run")
+    assert outcome.code == 1
+    assert f"no folder 'pictures' in {tmp_path}" in outcome.text
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "config").glob("*.yaml")), ids=str)
+def test_shipped_configs_are_valid(start: Place, tmp_path: Path, path: Path) -> None:
+    """With stand-ins for the files that a user has."""
+    config = yaml.safe_load(path.read_text())
+    for dataset in config["datasets"].values():
+        for key in ("labels", "classes"):
+            if key in dataset:
+                (tmp_path / dataset[key]).write_text("file,class_index\n")
+        if "path" in dataset:
+            (tmp_path / dataset["path"]).mkdir()
+    for model in config["models"].values():
+        for key in ("weights", "architecture"):
+            file = model.get(key, "").partition(":")[0]
+            if file.endswith((".py", ".pth")):
+                (tmp_path / file).touch()
+    outcome = start.run("--dry-run", "--directory", tmp_path, config=str(path))
+    assert outcome.code == 0, outcome.text
+
+
+# ------------------------------------------------------------------------- profiles
+
+
+@pytest.mark.parametrize("name", ["workstation", "slurm"])
+def test_a_profile_plans_the_same(start: Place, name: str) -> None:
+    profile = start.project / "workflow/profiles" / name
+    assert start.plan("--workflow-profile", str(profile)) == start.plan()
+
+
+def test_on_a_cluster_every_job_says_how_much_it_needs(start: Place) -> None:
+    outcome = start.run(
+        "--dry-run", "--workflow-profile", start.project / "workflow/profiles/slurm"
+    )
+    blocks = [b for b in re.split(r"\n(?=\[)", outcome.text) if "    output: " in b]
+    assert len(blocks) > 15
+    for block in blocks:
+        assert re.search(r"resources: .*mem_mb=\d+.*runtime=\d+", block), block
+
+
+def test_on_a_workstation_gpu_jobs_queue() -> None:
+    profile = yaml.safe_load((PROFILES / "workstation/config.yaml").read_text())
+    assert profile["resources"]["gpu"] == 1
