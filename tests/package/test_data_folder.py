@@ -315,9 +315,7 @@ def test_file_name_that_is_not_utf8(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------- sizes
 
 
-@pytest.mark.parametrize(
-    ("resize", "crop", "side"), [(20, 10, 10), (20, None, 20), (None, 12, 12)]
-)
+@pytest.mark.parametrize(("resize", "crop", "side"), [(20, 10, 10), (20, None, 20), (None, 12, 12)])
 def test_size_of_the_images(
     flat: Path, tmp_path: Path, resize: int | None, crop: int | None, side: int
 ) -> None:
@@ -335,7 +333,9 @@ def test_images_without_a_size_stay_as_they_are(flat: Path, tmp_path: Path) -> N
 def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
     for name, size in {"a.png": (20, 30), "b.png": (30, 20)}.items():
         Image.new("RGB", size).save(tmp_path / name)
-    with pytest.raises(DataError, match=r"b\.png has 20 x 30 .* Set the data set's resize and crop"):
+    with pytest.raises(
+        DataError, match=r"b\.png has 20 x 30 .* Set the data set's resize and crop"
+    ):
         prepare(config(tmp_path, resize=None, crop=None), tmp_path / "out")
 
 

@@ -247,3 +247,12 @@ def test_picked_units_are_a_prefix_of_more() -> None:
 def test_boxes_of_cells() -> None:
     layer = {x.name: x for x in layers_of(trace(Inplace(), (3, 16, 16)))}["conv2"]
     assert np.array_equal(layer.boxes(np.array([[0, 0], [2, 3]])), [[-2, -2, 3, 3], [2, 4, 7, 9]])
+
+
+def test_scores_that_are_cells_laid_side_by_side_are_a_layer():
+    network = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3, stride=2), nn.Flatten()
+    )
+    layers = layers_of(trace(network, (3, 7, 7)))
+    assert (layers[-1].name, layers[-1].units, layers[-1].output) == ("3", 16, True)
+    assert sum(layer.output for layer in layers) == 1

@@ -88,9 +88,10 @@ def prepare_images(
                 size = (height, width)
                 writer = stack.enter_context(ImageWriter(output, recipe, size))
             if (height, width) != size:
+                keys = _SIZE_KEYS.get(source["source"], "size")
                 raise DataError(
                     f"Image {sample.name} has {height} x {width} pixels, the first one {size[0]} x "
-                    f"{size[1]}. Set the data set's {_SIZE_KEYS.get(source['source'], 'size')} to bring all to one size."
+                    f"{size[1]}. Set the data set's {keys} to bring all to one size."
                 )
             writer.append(sample.image, sample.label, sample.name, sample.attributes, sample.mask)
             rows.append((sample.name, sample.label, "kept", ""))

@@ -83,7 +83,9 @@ def plot_scatter(
 
     title = f"Map of the images by {placed.layer}"
     size = (style.PAGE, style.HEADING + _SIDE + style.MARGIN)
-    with style.page(output, size=size, title=title, formats=formats, dpi=dpi, about=about) as figure:
+    with style.page(
+        output, size=size, title=title, formats=formats, dpi=dpi, about=about
+    ) as figure:
         paper = style.paper(figure)
         style.head(
             paper,
@@ -300,7 +302,9 @@ def plot_grid(
     width = mosaic.shape[1] / style.DPI
     height = mosaic.shape[0] / style.DPI
     size = (width + 2 * style.MARGIN, style.HEADING + height + style.MARGIN)
-    with style.page(output, size=size, title=title, formats=formats, dpi=dpi, about=about) as figure:
+    with style.page(
+        output, size=size, title=title, formats=formats, dpi=dpi, about=about
+    ) as figure:
         paper = style.paper(figure)
         used = int((laid.image >= 0).sum())
         style.head(

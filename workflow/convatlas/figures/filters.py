@@ -60,7 +60,9 @@ def plot_filters(
         style.HEADING + -(-units // across) * step[1] + style.MARGIN,
     )
     title = f"Filters of {artifact.layer}"
-    with style.page(output, size=size, title=title, formats=formats, dpi=dpi, about=about) as figure:
+    with style.page(
+        output, size=size, title=title, formats=formats, dpi=dpi, about=about
+    ) as figure:
         paper = style.paper(figure)
         style.head(
             paper,

@@ -55,7 +55,9 @@ def plot_maps(
     below = style.HEADING + sum(strip.height(side, across) for strip in strips)
     size = (style.PAGE, max(below, style.HEADING + tall + 0.4))
     title = f"Activation maps of {shown.name}"
-    with style.page(output, size=size, title=title, formats=formats, dpi=dpi, about=about) as figure:
+    with style.page(
+        output, size=size, title=title, formats=formats, dpi=dpi, about=about
+    ) as figure:
         paper = style.paper(figure)
         style.head(
             paper,

@@ -67,7 +67,9 @@ def plot_occlusion(
     row = _TITLE + max(tall, _LOWEST) + _BELOW
     title = f"Occlusion of {shown.name}"
     page = (style.PAGE, style.HEADING + 2 * row + style.MARGIN)
-    with style.page(output, size=page, title=title, formats=formats, dpi=dpi, about=about) as figure:
+    with style.page(
+        output, size=page, title=title, formats=formats, dpi=dpi, about=about
+    ) as figure:
         paper = style.paper(figure)
         style.head(paper, title, sweep.told)
         slots = [

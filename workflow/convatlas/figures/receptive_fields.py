@@ -68,7 +68,9 @@ def plot_growth(
     size = (style.PAGE, style.HEADING + max(_SIDE, len(fields) * _LINE + 0.65) + style.MARGIN)
     colours = mpl.colormaps["plasma"](np.linspace(0, 0.85, len(fields)))  # its end is too pale
     title = "Receptive fields"
-    with style.page(output, size=size, title=title, formats=formats, dpi=dpi, about=about) as figure:
+    with style.page(
+        output, size=size, title=title, formats=formats, dpi=dpi, about=about
+    ) as figure:
         paper = style.paper(figure)
         style.head(paper, title, f"of the central unit of each layer, drawn on {shown.name}")
         _draw_boxes(figure, shown.image, fields, colours)

@@ -36,7 +36,9 @@ def plot_training(
     told: dict[str, Any] = {name: _numbers(table[name]) for name in _COLUMNS if name in table}
     epoch = told["epoch"]
     size = (style.PAGE, style.HEADING + _TALL + 0.5)
-    with style.page(output, size=size, title="Training", formats=formats, dpi=dpi, about=about) as figure:
+    with style.page(
+        output, size=size, title="Training", formats=formats, dpi=dpi, about=about
+    ) as figure:
         paper = style.paper(figure)
         last = told.get("test_accuracy", np.full(len(epoch), np.nan))[-1:]
         reached = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from convatlas.graph.operations import POINTWISE, TRANSPARENT
 from convatlas.graph.tracing import Graph, evaluating, trace
 from convatlas.layers import Layer
 
+_KEPT = 4  # graphs of which the layers are remembered: asked for at every batch
 _PARAMETRIC = ("conv", "linear", "conv_transpose")
 _POOLS = ("maxpool", "avgpool", "lppool", "adaptive_avgpool", "adaptive_maxpool", "mean", "amax")
 _KINDS = {"adaptive_avgpool": "avgpool", "adaptive_maxpool": "maxpool", "mean": "avgpool"}
@@ -30,6 +32,7 @@ def describe_model(
     write_json(output, [layer.as_json() for layer in layers_of(trace(model, size))])
 
 
+@lru_cache(_KEPT)
 def layer_nodes(graph: Graph) -> dict[str, fx.Node]:
     """Return the nodes worth naming as layers, by name, in execution order.
 
@@ -42,9 +45,17 @@ def layer_nodes(graph: Graph) -> dict[str, fx.Node]:
         for node in graph.nodes
         if node in seen
         and node in graph.names
-        and graph.operations[node].kind not in TRANSPARENT
+        and (graph.operations[node].kind not in TRANSPARENT or _flattens_scores(graph, node))
         and _is_layer(graph.values[node], seen[node])
     }
+
+
+def _flattens_scores(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node lays the cells of maps side by side as the network's class scores."""
+    if node is not graph.output or graph.operations[node].kind != "reshape":
+        return False
+    before = graph.values[node.all_input_nodes[0]]
+    return len(before) == 4 and before[2] * before[3] > 1
 
 
 def _is_layer(value: Any, field: Field) -> bool:
@@ -53,6 +64,7 @@ def _is_layer(value: Any, field: Field) -> bool:
     return field.is_map(value) or len(value) == 2
 
 
+@lru_cache(_KEPT)
 def layers_of(graph: Graph) -> list[Layer]:
     """Return the layers of a traced network, in execution order.
 

@@ -32,7 +32,7 @@ from convatlas.job import log
 _BATCH = 2  # of the trial run: with one image, `squeeze()` would drop the batch axis too
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """A traced network.
 
