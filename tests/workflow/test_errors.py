@@ -73,12 +73,16 @@ def test_several_problems_are_said_at_once(fresh: Place) -> None:
 @pytest.mark.parametrize(
     ("text", "instead", "words"),
     [
-        ("second.1]", "secnd.1]", ("'secnd.1'", "Did you mean 'second.1'", "describe")),
+        (
+            "second.1]",
+            "secnd.1]",
+            ("study pictures", "'secnd.1'", "Did you mean 'second.1'", "describe"),
+        ),
         ("projections: {units: 2}", "projections: {units: [99]}", ("no unit 99", "0 to")),
         (
             "embedding: {perplexity: 3",
             "embedding: {layer: heads, perplexity: 3",
-            ("no layer 'heads'", "'head'"),
+            ("study scenes", "no layer 'heads'", "conv1"),
         ),
     ],
 )

@@ -31,12 +31,15 @@ from convatlas.layers import (
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def or_stop(function, *arguments):
-    """Call a function of the package; end with its message alone if it raises one."""
+def or_stop(function, *arguments, place=""):
+    """Call a function of the package; end with its message alone if it raises one.
+
+    `place` says what the message is about, where the function can't know.
+    """
     try:
         return function(*arguments)
     except ConvatlasError as error:
-        logger.error(f"convatlas: {error}")
+        logger.error(f"convatlas: {place}{error}")
         sys.exit(1)  # an exception would come out with a traceback
 
 
@@ -117,15 +120,20 @@ def layers_file(name):
     return checkpoints.describe_model.get(model=model_of(name)).output.layers
 
 
+def of_layers(name, function, *arguments):
+    """Call a function of the layers of a study's model; end with its message if it raises one."""
+    return or_stop(function, *arguments, place=f"study {name}: ")
+
+
 def described_layers(name):
     """Return the layers that a study stores; known once its model is there."""
     described = read_layers(layers_file(name))
-    return or_stop(stored_layers, described, STUDIES[name]["extract"])
+    return of_layers(name, stored_layers, described, STUDIES[name]["extract"])
 
 
 def chosen_layers(name):
     """Return the names of the layers that a study looks at."""
-    return or_stop(select_layers, described_layers(name), STUDIES[name]["layers"])
+    return of_layers(name, select_layers, described_layers(name), STUDIES[name]["layers"])
 
 
 def chosen_maps(name):
@@ -139,7 +147,9 @@ def chosen_layer(name, analysis, auto):
     described = described_layers(name)
     layer = STUDIES[name]["analyses"][analysis]["layer"]
     return (
-        or_stop(auto, described) if layer == "auto" else or_stop(find_layer, described, layer).name
+        of_layers(name, auto, described)
+        if layer == "auto"
+        else of_layers(name, find_layer, described, layer).name
     )
 
 
@@ -156,13 +166,13 @@ def occluded_layer(name):
 def chosen_units(name, layer):
     """Return the units of a layer that are shown."""
     wanted = STUDIES[name]["analyses"]["projections"]["units"]
-    found = or_stop(find_layer, described_layers(name), layer)
-    return or_stop(pick_units, found, wanted, CONFIG["seed"]).tolist()
+    found = of_layers(name, find_layer, described_layers(name), layer)
+    return of_layers(name, pick_units, found, wanted, CONFIG["seed"]).tolist()
 
 
 def why_not_projected(name, layer):
     """Return why the deconvnet isn't defined for a layer, or None if it is."""
-    return or_stop(find_layer, described_layers(name), layer).deconvnet
+    return of_layers(name, find_layer, described_layers(name), layer).deconvnet
 
 
 # ------------------------------------------------- of a model, of a data set
