@@ -5,7 +5,6 @@ one value reruns the rules that use it and no others. Files that no rule makes (
 weights, a user's Python file) count by their content.
 """
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -26,9 +25,6 @@ from convatlas.layers import (
     select_layers,
     stored_layers,
 )
-
-# Idle threads that spin keep others from working where jobs share cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def or_stop(function, *arguments, place=""):
