@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Study, write_noise
 from networks import CLASSES
+from studies import Study, write_noise
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from convatlas.activations import (

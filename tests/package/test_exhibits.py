@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_noise
+from studies import write_noise
 
 from convatlas.errors import DataError
 from convatlas.exhibits import list_exhibits, pick_exhibit, stratified_order

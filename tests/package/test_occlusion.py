@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import Occlusion as CaptumOcclusion
-from conftest import Study
 from networks import CLASSES, Branching, ConvPool, seeded
+from studies import Study
 from torch import Tensor, nn
 
 from convatlas.errors import LayerError, MethodError

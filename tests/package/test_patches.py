@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import Study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from studies import Study
 
 from convatlas.layers import find_layer, read_layers
 from convatlas.patches import TopK, rank_patches, share_outside

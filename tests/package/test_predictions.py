@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import Study
+from studies import Study
 
 from convatlas.errors import DataError
 from convatlas.files import read_csv

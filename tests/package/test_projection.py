@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import NeuronDeconvolution, NeuronGuidedBackprop
-from conftest import Study
 from networks import Branching, ConvPool, Inplace, SecondConsumer, seeded
+from studies import Study
 from torch import Tensor, nn
 from torch.nn import functional
 

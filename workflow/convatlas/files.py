@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,17 @@ def write_csv(path: str | os.PathLike[str], columns: Mapping[str, Sequence[Any]]
 
     Floats are written with 9 significant digits, which tells every float32 apart.
     """
-    values = [[_cell(v) for v in column] for column in columns.values()]
+    write_rows(path, list(columns), zip(*columns.values(), strict=True))
+
+
+def write_rows(
+    path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Iterable[Any]]
+) -> None:
+    """Write rows under a header as they come, as `write_csv` writes columns."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*values, strict=True))
+        writer.writerow(header)
+        writer.writerows(map(_cell, row) for row in rows)
 
 
 def read_csv(path: str | os.PathLike[str]) -> dict[str, list[str]]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from convatlas.errors import DataError
-from convatlas.files import write_csv
-from convatlas.layers import find_layer, read_layers
+from convatlas.files import write_rows
+from convatlas.layers import Layer, find_layer, read_layers
 from convatlas.store import Activations, Images
 
 Path = str | os.PathLike[str]
+
+_COLUMNS = (
+    *("image", "name", "label", "predicted", "probability"),
+    *("label_probability", "rank", "correct"),
+)
 
 
 def score_predictions(*, activations: Path, layers: Path, images: Path, output: Path) -> None:
@@ -30,31 +36,31 @@ def score_predictions(*, activations: Path, layers: Path, images: Path, output: 
     """
     with Images(images) as data:
         labels, names = data.labels(), data.names()
-    columns: dict[str, list[object]] = {
-        k: [] for k in ("predicted", "probability", "label_probability", "rank", "correct")
-    }
     with Activations(activations) as stored:
         head = find_layer(read_layers(layers), stored.output)
         check_labels(labels, names, head.units)
-        for start, block in stored.blocks(head.name, ["max"]):
-            scores = block["max"]
-            probability = scores if head.kind == "softmax" else softmax(scores, axis=1)
-            for row, image in zip(probability, range(start, start + len(scores)), strict=True):
-                for name, value in _judged(row, int(labels[image])).items():
-                    columns[name].append(value)
-    write_csv(
-        output, {"image": range(len(labels)), "name": names, "label": labels.tolist(), **columns}
-    )
+        rows = (
+            (image, names[image], int(labels[image]), *_judged(probability, int(labels[image])))
+            for image, probability in enumerate(_probabilities(stored, head))
+        )
+        write_rows(output, _COLUMNS, rows)
 
 
-def _judged(probability: NDArray[np.floating], label: int) -> dict[str, object]:
+def _probabilities(stored: Activations, head: Layer) -> Iterator[NDArray[np.floating]]:
+    """Yield the class probabilities of each image in turn, (K,)."""
+    for _, block in stored.blocks(head.name, ["max"]):
+        scores = block["max"]
+        yield from scores if head.kind == "softmax" else softmax(scores, axis=1)
+
+
+def _judged(probability: NDArray[np.floating], label: int) -> tuple[object, ...]:
+    """Return prediction, its probability, the label's, the label's rank, and correctness."""
     predicted = int(probability.argmax())
-    result: dict[str, object] = {"predicted": predicted, "probability": probability[predicted]}
     if label < 0:
-        return result | {"label_probability": "", "rank": "", "correct": ""}
+        return predicted, probability[predicted], "", "", ""
     own = probability[label]
-    ahead = (probability > own).sum() + (probability[:label] == own).sum()
-    return result | {"label_probability": own, "rank": int(ahead), "correct": int(ahead == 0)}
+    ahead = int((probability > own).sum() + (probability[:label] == own).sum())
+    return predicted, probability[predicted], own, ahead, int(ahead == 0)
 
 
 def check_labels(labels: NDArray[np.integer], names: list[str], outputs: int) -> None:
