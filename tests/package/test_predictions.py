@@ -12,7 +12,7 @@ from studies import Study
 from convatlas.errors import DataError
 from convatlas.files import read_csv
 from convatlas.models.load import load_model
-from convatlas.predictions import _judged, check_labels, score_predictions
+from convatlas.predictions import check_labels, judge, score_predictions
 
 
 def test_predictions_are_the_networks(make_study: Callable[..., Study]) -> None:
@@ -44,16 +44,16 @@ def test_predictions_are_the_networks(make_study: Callable[..., Study]) -> None:
 
 def test_of_equals_the_lower_class_comes_first() -> None:
     probability = np.array([0.2, 0.3, 0.3, 0.2])
-    assert _judged(probability, 1)["rank"] == 0
-    assert _judged(probability, 2)["rank"] == 1
-    assert _judged(probability, 2)["correct"] == 0
-    assert _judged(probability, 3)["rank"] == 3
+    assert judge(probability, 1).rank == 0
+    assert judge(probability, 2).rank == 1
+    assert judge(probability, 2).correct == 0
+    assert judge(probability, 3).rank == 3
 
 
 def test_images_without_a_label_are_neither_right_nor_wrong() -> None:
-    judged = _judged(np.array([0.4, 0.6]), -1)
-    assert judged["predicted"] == 1
-    assert judged["rank"] == judged["correct"] == judged["label_probability"] == ""
+    judged = judge(np.array([0.4, 0.6]), -1)
+    assert judged.predicted == 1
+    assert judged.rank == judged.correct == judged.label_probability == ""
 
 
 def test_a_label_beyond_the_outputs_is_an_error() -> None:

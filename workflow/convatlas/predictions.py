@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +17,23 @@ from convatlas.store import Activations, Images
 
 Path = str | os.PathLike[str]
 
-_COLUMNS = (
-    *("image", "name", "label", "predicted", "probability"),
-    *("label_probability", "rank", "correct"),
-)
+
+class Judgement(NamedTuple):
+    """What the network says of one image, and whether it is right.
+
+    `rank` is the label's place among the classes (0 is the prediction), of equals the
+    lower class first. The last three are empty texts where the image has no label.
+    """
+
+    predicted: int
+    probability: float
+    label_probability: float | str
+    rank: int | str
+    correct: int | str
 
 
 def score_predictions(*, activations: Path, layers: Path, images: Path, output: Path) -> None:
     """Write `predictions.csv`: for every image its label, prediction and probabilities.
-
-    `rank` is the label's place among the classes (0 is the prediction), of equals the
-    lower class first; it and `label_probability` are empty, and `correct` is, where
-    the image has no label.
 
     Raises
     ------
@@ -40,10 +46,10 @@ def score_predictions(*, activations: Path, layers: Path, images: Path, output: 
         head = find_layer(read_layers(layers), stored.output)
         check_labels(labels, names, head.units)
         rows = (
-            (image, names[image], int(labels[image]), *_judged(probability, int(labels[image])))
+            (image, names[image], int(labels[image]), *judge(probability, int(labels[image])))
             for image, probability in enumerate(_probabilities(stored, head))
         )
-        write_rows(output, _COLUMNS, rows)
+        write_rows(output, ["image", "name", "label", *Judgement._fields], rows)
 
 
 def _probabilities(stored: Activations, head: Layer) -> Iterator[NDArray[np.floating]]:
@@ -53,14 +59,14 @@ def _probabilities(stored: Activations, head: Layer) -> Iterator[NDArray[np.floa
         yield from scores if head.kind == "softmax" else softmax(scores, axis=1)
 
 
-def _judged(probability: NDArray[np.floating], label: int) -> tuple[object, ...]:
-    """Return prediction, its probability, the label's, the label's rank, and correctness."""
+def judge(probability: NDArray[np.floating], label: int) -> Judgement:
+    """Judge one image by its class probabilities, (K,), and its label, -1 if it has none."""
     predicted = int(probability.argmax())
     if label < 0:
-        return predicted, probability[predicted], "", "", ""
+        return Judgement(predicted, probability[predicted], "", "", "")
     own = probability[label]
-    ahead = int((probability > own).sum() + (probability[:label] == own).sum())
-    return predicted, probability[predicted], own, ahead, int(ahead == 0)
+    rank = int((probability > own).sum() + (probability[:label] == own).sum())
+    return Judgement(predicted, probability[predicted], own, rank, int(rank == 0))
 
 
 def check_labels(labels: NDArray[np.integer], names: list[str], outputs: int) -> None:
