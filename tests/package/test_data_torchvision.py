@@ -147,7 +147,9 @@ class Mixed:
 
 def test_different_sizes_need_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "GTSRB", Mixed)
-    with pytest.raises(DataError, match=r"25 x 20 pixels, the first one 20 x 20.*Set size"):
+    with pytest.raises(
+        DataError, match=r"25 x 20 pixels, the first one 20 x 20.*Set the data set's size"
+    ):
         prepare(config("GTSRB", tmp_path), tmp_path)
     assert not list(tmp_path.glob("*.h5"))
     with prepare(config("GTSRB", tmp_path, size=10), tmp_path) as images:
