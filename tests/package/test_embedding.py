@@ -164,3 +164,22 @@ def test_near_cells_hold_near_points(tmp_path: Path) -> None:
     steps = np.linalg.norm(position[image[:, 1:]] - position[image[:, :-1]], axis=-1)
     everywhere = cdist(position, position).mean()
     assert steps.mean() < 0.4 * everywhere
+
+
+def test_the_perplexity_used_is_told(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    codes = generator.normal(size=(12, 3)).astype(np.float32)
+    distance = np.linalg.norm(codes[:, None] - codes[None], axis=2)
+    order = np.argsort(distance, axis=1)[:, 1:]
+    found = Neighbours(codes, order, np.take_along_axis(distance, order, 1), "fc")
+    write(tmp_path / "neighbours.h5", found, Recipe())
+    embed_codes(
+        neighbours=tmp_path / "neighbours.h5",
+        output=tmp_path / "embedding.h5",
+        recipe=Recipe(),
+        perplexity=30,
+        iterations=10,
+        early_exaggeration=12,
+        seed=0,
+    )
+    assert np.isclose(read(Embedding, tmp_path / "embedding.h5").perplexity, 11 / 3)

@@ -150,7 +150,7 @@ def test_names_are_text_never_markup(study):
 def test_numbers_of_the_summary(study):
     build_report(**study)
     words = re.sub(r"\s+", " ", Page(study["output"]).words)
-    assert "5 of photos, of 3 classes; 1 skipped" in words
+    assert "5 (data set photos), 3 classes; 1 skipped" in words
     assert "2 of 4 (50.0 %)" in words  # right
     assert "3 of 4 (75.0 %)" in words  # within five: one wrong answer has rank 4, one 7
     assert "Without a label1" in words

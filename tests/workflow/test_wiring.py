@@ -61,7 +61,9 @@ def imported(script: Path) -> set[str]:
 
 @pytest.mark.parametrize("rule", WORKING)
 def test_every_rule_has_a_log_and_a_benchmark(rule: str) -> None:
-    assert {"log", "benchmark", "script", "params"} <= set(keywords(rule))
+    # A benchmark file would count as what `describe` makes, and it would print only once.
+    expected = {"log", "script", "params"} | ({"benchmark"} if rule != "describe" else set())
+    assert expected <= set(keywords(rule))
 
 
 @pytest.mark.parametrize("rule", WORKING)

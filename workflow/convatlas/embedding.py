@@ -147,6 +147,7 @@ def embed_codes(
         Embedding(
             position=np.asarray(embedding, dtype=np.float32),
             layer=found.layer,
+            perplexity=float(perplexity),
             kl_divergence=float(embedding.kl_divergence),
         ),
         recipe,

@@ -303,6 +303,7 @@ class Embedding:
 
     position: Array = field(metadata=on("index", "xy"))  # (N,2) float32
     layer: str = ""
+    perplexity: float = 0.0  # used: less than asked for if there are too few images
     kl_divergence: float = 0.0
 
 

@@ -89,13 +89,12 @@ checkpoint describe_model:
         "../scripts/describe_model.py"
 
 
+# Without an output or a benchmark file, so that it prints its table whenever it is asked to.
 rule describe:
     input:
         layers=expand(rules.describe_model.output.layers, model=USED_MODELS),
     log:
         "<logs>/describe.log",
-    benchmark:
-        "<benchmarks>/describe.jsonl"
     conda:
         "../../environment.yml"
     params:

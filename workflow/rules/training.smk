@@ -16,7 +16,7 @@ rule plot_training:
             caption="../report/training.rst",
             category="Training",
             subcategory="{study}",
-            labels={"model": "training"},
+            labels={"view": "curves"},
         ),
         others=other_formats("<results>/{study}/figures/training/curves.png"),
         numbers="<results>/{study}/figures/training/curves.csv",

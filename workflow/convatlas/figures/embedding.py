@@ -90,7 +90,8 @@ def plot_scatter(
         style.head(
             paper,
             title,
-            f"{len(label)} images, near where their codes are near (t-SNE); the axes have no unit",
+            f"{len(label)} images, near where their codes are near (t-SNE, perplexity "
+            f"{placed.perplexity:.3g}); the axes have no unit",
         )
         axes = style.panel(figure, style.MARGIN, style.HEADING, _SIDE, _SIDE)
         _frame(axes, placed.position)

@@ -75,7 +75,7 @@ def plot_projections(
             paper,
             title,
             f"left {found.rule} projections, right the patches; one contrast per unit: grey is 0, "
-            "black and white are ± the scale given",
+            "black and white are ± the scale, the 99th percentile of the signal",
         )
         for place, (row, scale) in enumerate(zip(rows, scales, strict=True)):
             left = style.MARGIN + place % pairs * step[0]

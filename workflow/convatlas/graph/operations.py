@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import fx, nn
-from torch.nn import functional
 
 # Kinds that change each value by itself, as a function of nothing else.
 POINTWISE = frozenset(
@@ -318,15 +316,3 @@ def _of_call(node: fx.Node) -> Operation:
 
 def _function_name(target: Callable[..., Any]) -> str:
     return str(getattr(target, "__name__", type(target).__name__))
-
-
-def functional_max_pool(value: torch.Tensor, options: Mapping[str, Any]) -> torch.Tensor:
-    """Max-pool by an operation's options."""
-    return functional.max_pool2d(
-        value,
-        options["kernel_size"],
-        options["stride"],
-        options["padding"],
-        options["dilation"],
-        options["ceil_mode"],
-    )
