@@ -13,27 +13,32 @@ from typing import Any
 
 from torch import fx, nn
 
+# Activation functions, each called by its own name.
+_ACTIVATIONS = [
+    "relu6",
+    "leaky_relu",
+    "prelu",
+    "rrelu",
+    "elu",
+    "selu",
+    "celu",
+    "silu",
+    "gelu",
+    "hardswish",
+    "hardsigmoid",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "mish",
+    "hardtanh",
+    "logsigmoid",
+]
+
 # Kinds that change each value by itself, as a function of nothing else.
 POINTWISE = frozenset(
     [
+        *_ACTIVATIONS,
         "relu",
-        "relu6",
-        "leaky_relu",
-        "prelu",
-        "rrelu",
-        "elu",
-        "selu",
-        "celu",
-        "silu",
-        "gelu",
-        "hardswish",
-        "hardsigmoid",
-        "sigmoid",
-        "tanh",
-        "softplus",
-        "mish",
-        "hardtanh",
-        "logsigmoid",
         "threshold",
         "identity",
         "dropout",
@@ -150,27 +155,6 @@ _PADDING_MODES: dict[type[nn.Module], str] = {
 # name -> (kind, names of the arguments after the first). A trailing underscore,
 # and an argument `inplace`, mean in place.
 
-_POOL = ("kernel_size", "stride", "padding")
-_ACTIVATIONS = [
-    "relu6",
-    "leaky_relu",
-    "prelu",
-    "rrelu",
-    "elu",
-    "selu",
-    "celu",
-    "silu",
-    "gelu",
-    "hardswish",
-    "hardsigmoid",
-    "sigmoid",
-    "tanh",
-    "softplus",
-    "mish",
-    "hardtanh",
-    "logsigmoid",
-]
-
 _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "conv2d": ("conv", ("weight", "bias", "stride", "padding", "dilation", "groups")),
     "conv_transpose2d": (
@@ -183,9 +167,9 @@ _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "layer_norm": ("layernorm", ("normalized_shape", "weight", "bias", "eps")),
     "group_norm": ("groupnorm", ("num_groups",)),
     "instance_norm": ("groupnorm", ()),
-    "max_pool2d": ("maxpool", (*_POOL, "dilation", "ceil_mode", "return_indices")),
-    "_max_pool2d": ("maxpool", (*_POOL, "dilation", "ceil_mode", "return_indices")),
-    "avg_pool2d": ("avgpool", (*_POOL, "ceil_mode", "count_include_pad")),
+    "max_pool2d": ("maxpool", (*_WINDOW, "dilation", "ceil_mode", "return_indices")),
+    "_max_pool2d": ("maxpool", (*_WINDOW, "dilation", "ceil_mode", "return_indices")),
+    "avg_pool2d": ("avgpool", (*_WINDOW, "ceil_mode", "count_include_pad")),
     "lp_pool2d": ("lppool", ("norm_type", "kernel_size", "stride", "ceil_mode")),
     "adaptive_avg_pool2d": ("adaptive_avgpool", ("output_size",)),
     "adaptive_max_pool2d": ("adaptive_maxpool", ("output_size", "return_indices")),
