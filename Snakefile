@@ -32,6 +32,7 @@ include: "workflow/rules/occlusion.smk"
 include: "workflow/rules/receptive_fields.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/provenance.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -55,7 +56,7 @@ rule all:
     input:
         for_studies(figures_of),
         for_studies(report_of),
-        for_studies(artifacts_of),
+        for_studies(leftovers_of),
 
 
 rule figures:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from convatlas.data.images import Sizing
-from convatlas.data.prepare import list_classes, prepare_images, source_files
+from convatlas.data.prepare import list_classes, prepare_images, size_keys, source_digest
 from convatlas.errors import DataError
 from convatlas.files import read_csv
 from convatlas.store import Images, Recipe
@@ -130,11 +130,56 @@ def test_linked_class_folder_counts_and_a_circle_of_links_ends(
         assert len(images) == 5
 
 
-def test_files_of_class_folders(classes: Path, tmp_path: Path) -> None:
-    names = table(tmp_path / "classes.txt", "ant\ncat\ndog\n")
-    files = [classes / n for n in ("ant/z.png", "cat/a.PNG", "cat/b.png", "dog/deep/er/x.png")]
-    assert source_files(config(classes)) == files
-    assert source_files(config(classes, classes=names)) == [*files, names]
+@pytest.mark.parametrize(
+    ("edit", "counts"),
+    [
+        (lambda folder: put(folder / "cat/c.png"), True),
+        (lambda folder: put(folder / "cat/b.png", value=9), True),
+        (lambda folder: (folder / "cat/b.png").unlink(), True),
+        (lambda folder: (folder / "cat/b.png").rename(folder / "cat/bb.png"), True),
+        (lambda folder: (folder / "cat/b.png").rename(folder / "ant/b.png"), True),
+        (lambda folder: (folder / "bee").mkdir(), True),  # the classes after it move up
+        (lambda folder: (folder / "zebra").mkdir(), False),
+        (lambda folder: (folder / "cat/b.png").touch(), False),
+        (lambda folder: (folder / "cat/notes.txt").write_text("not an image"), False),
+        (lambda folder: put(folder / "outside.png"), False),
+    ],
+    ids=["more", "changed", "less", "renamed", "moved", "class", "last", "touch", "text", "stray"],
+)
+def test_what_counts_of_class_folders(classes: Path, edit: Any, counts: bool) -> None:
+    before = source_digest(config(classes))
+    edit(classes)
+    assert (source_digest(config(classes)) != before) is counts
+
+
+def test_of_class_names_counts_what_they_make_of_the_labels(classes: Path, tmp_path: Path) -> None:
+    names = table(tmp_path / "classes.txt", "ant\ncat\ndog\nemu\n")
+    in_folders = config(classes, classes=names)
+    photos = put(tmp_path / "flat" / "a.png").parent
+    in_table = config(photos, labels=labels_of(photos, "a.png"), classes=names)
+    before = source_digest(in_folders), source_digest(in_table)
+    table(names, "ant\ncat\ndog\nemu\nfly\n")
+    assert source_digest(in_folders) == before[0]
+    assert source_digest(in_table) != before[1]  # one label more would be allowed
+    table(names, "bat\ncow\ndog\nelk\n")
+    assert source_digest(in_table) == before[1]
+    table(names, "ant\nemu\ndog\ncat\n")
+    assert source_digest(in_folders) != before[0]
+
+
+def test_where_the_folder_lies_does_not_count(classes: Path, tmp_path: Path) -> None:
+    before = source_digest(config(classes))
+    assert source_digest(config(classes.rename(tmp_path / "elsewhere"))) == before
+
+
+def test_what_decides_the_size(classes: Path) -> None:
+    fixed = {"preset": None} | config(classes)
+    free = fixed | {"resize": None, "crop": None}
+    before = size_keys(fixed), size_keys(free)
+    put(classes / "cat/c.png", size=(40, 40))
+    assert size_keys(fixed) == before[0]
+    assert size_keys(free) != before[1]
+    assert size_keys(fixed | {"crop": 8}) != before[0]
 
 
 # ------------------------------------------------------------------------- flat
@@ -178,7 +223,6 @@ def test_table_gives_labels_and_attributes(flat: Path, tmp_path: Path) -> None:
         assert np.array_equal(attributes["weight"], [30, np.nan, 1.5], equal_nan=True)
         assert attributes["legs"].dtype.kind == "i"
     assert list_classes(source) == [str(i) for i in range(8)]
-    assert source_files(source) == [flat / "a.png", flat / "b.png", flat / "sub/c.png", labels]
 
 
 def test_files_outside_the_table_are_left_out_aloud(
@@ -276,7 +320,6 @@ def test_missing_file_fails_with_its_line(flat: Path, tmp_path: Path) -> None:
     message = failing(config(flat, labels=labels), tmp_path)
     assert "nine.png" in message
     assert f"{labels}, line 3" in message
-    assert source_files(config(flat, labels=labels)) == [flat / "a.png", labels]
 
 
 def test_skipped_files_are_in_the_manifest(

@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 def fresh(path: Path | str) -> str:
     """Return a code digest as a new process would."""
-    for cached in (code_digest, digest._imports, digest._meaning):
+    for cached in (code_digest, digest._closure, digest._imports, digest._meaning):
         cached.cache_clear()
     return code_digest(str(path))
 
@@ -85,9 +85,7 @@ def test_files_of_one_name_in_two_folders_both_count(folder: Path) -> None:
     paths = (str(folder / "net.py"), str(folder / "deep" / "net.py"))
     before = code_digest(*paths)
     (folder / "deep" / "net.py").write_text("a = 2\n")
-    digest._imports.cache_clear()
-    digest._meaning.cache_clear()
-    code_digest.cache_clear()
+    fresh(folder / "net.py")
     assert code_digest(*paths) != before
 
 
@@ -106,6 +104,42 @@ def test_a_faulty_file_has_a_digest_too(folder: Path) -> None:
     before = fresh(path)
     path.write_text("def build(x:\n")
     assert fresh(path) != before
+
+
+def test_a_file_in_a_package_counts_what_it_imports_from_there(tmp_path: Path) -> None:
+    package = tmp_path / "pkg" / "nets"
+    package.mkdir(parents=True)
+    for place in (package, package.parent):
+        (place / "__init__.py").write_text("")
+    (package / "net.py").write_text("from pkg.parts import a\nfrom ..more import b\n")
+    (package.parent / "parts.py").write_text("a = 1\n")
+    (package.parent / "more.py").write_text("b = 1\n")
+    seen = {fresh(package / "net.py")}
+    (package.parent / "parts.py").write_text("a = 2\n")
+    seen.add(fresh(package / "net.py"))
+    (package.parent / "more.py").write_text("b = 2\n")
+    seen.add(fresh(package / "net.py"))
+    assert len(seen) == 3
+
+
+def test_a_users_file_counts_what_it_imports_from_us(tmp_path: Path) -> None:
+    path = tmp_path / "net.py"
+    path.write_text("from convatlas.models.architectures import small_zf\n")
+    assert {"net", "convatlas.models.architectures"} <= set(modules_of(str(path)))
+
+
+def test_versions_of_installed_packages_count(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "helper.py").write_text("import json\nimport torch.nn\nfrom PIL import Image\n")
+    before = fresh(folder / "net.py")
+    named = [package.partition(" ")[0] for package in digest.packages_of(str(folder / "net.py"))]
+    assert named == ["pillow", "torch"]
+    known = digest.metadata.version
+    monkeypatch.setattr(digest.metadata, "version", lambda name: known(name) + "+cpu")
+    assert fresh(folder / "net.py") == before  # another build of the same
+    monkeypatch.setattr(digest.metadata, "version", lambda name: known(name) + ".1")
+    assert fresh(folder / "net.py") != before
 
 
 def test_modules_of_the_package() -> None:
@@ -134,10 +168,10 @@ def test_files_count_by_content_and_place(tmp_path: Path) -> None:
     first, second = tmp_path / "cat" / "1.png", tmp_path / "2.png"
     first.write_bytes(b"a")
     second.write_bytes(b"b")
-    before = files_digest([first, second])
-    assert files_digest([second, first]) != before
+    before = files_digest([first, second], tmp_path)
+    assert files_digest([second, first], tmp_path) != before
     (tmp_path / "cat").rename(tmp_path / "dog")
-    assert files_digest([tmp_path / "dog" / "1.png", second]) != before
+    assert files_digest([tmp_path / "dog" / "1.png", second], tmp_path) != before
     whole = file_digest(second)
     second.write_bytes(b"c")
     assert file_digest(second) != whole

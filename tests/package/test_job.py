@@ -86,15 +86,20 @@ def test_a_rule_becomes_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("a\n")
     rule = SimpleNamespace(
         log=[str(tmp_path / "job.log")],
-        params=Named(code="c0de", size=16),
+        params=Named(code="c0de", size=16, tracked="{}"),
         input=Named(grid=str(tmp_path / "grid.h5"), lists=[str(tmp_path / "list.csv")]),
+        output=[str(tmp_path / "figure.png")],
         wildcards=Named(study="demo"),
+        rule="plot_grid",
     )
     job = Job.of(rule)
     assert job.recipe.code == "c0de"
     assert dict(job.recipe.parameters) == {"size": 16}
     assert job.recipe.inputs["grid"] == Recipe("abc").attributes()["digest"]
-    assert set(job.about) == {"study", "parameters", "digest"}
+    about = job.about
+    assert about["study"] == "demo"
+    assert about["made_by"] == "plot_grid"
+    assert {"code", "parameters", "inputs", "digest"} < set(about)
 
 
 def test_progress_says_how_far(caplog: pytest.LogCaptureFixture) -> None:

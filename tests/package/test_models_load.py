@@ -19,6 +19,7 @@ from torchvision.transforms.functional import to_tensor
 from convatlas.errors import ModelError
 from convatlas.models import zoo
 from convatlas.models.load import build, import_model, load_model, write_model
+from convatlas.store import NO_RECIPE
 
 HALF = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
 
@@ -58,6 +59,7 @@ def test_a_model_comes_back_as_it_was(tmp_path, imported):
         assert torch.equal(model.module(x), network(x))
     assert not model.module.training
     assert not any(p.requires_grad for p in model.module.parameters())
+    assert model.card.pop("made") == NO_RECIPE.attributes()
     assert model.card == {
         "architecture": "torchvision/resnet18",
         "options": {"num_classes": 5},
@@ -345,6 +347,7 @@ def test_nothing_is_written_of_weights_that_are_not_finite(tmp_path):
     with torch.no_grad():
         network.fc6.bias[0] = float("inf")
     arguments = {"weights": "trained", "normalize": HALF, "training": None, "options": {}}
+    arguments |= {"recipe": NO_RECIPE}
     outputs = {"weights_out": tmp_path / "w.pt", "card_out": tmp_path / "c.json"}
     text = message(write_model, network, architecture="small_zf", **arguments, **outputs)
     assert "fc6.bias" in text

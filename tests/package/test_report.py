@@ -88,6 +88,12 @@ def study(tmp_path):
         path = tmp_path / f"{name}.png"
         figures.append(Figure(path, analysis, CAPTIONS / f"{kind}.rst", **about))
     write_text(tmp_path / "patches_a.svg", "<svg/>")
+    made = {"convatlas_version": "0", "python": "3", "rules": {"a": {"packages": ["torch 2"]}}}
+    made["files"] = {
+        "demo/images.h5": {"sha256": "d1", "digest": "d2"},
+        f"{SCRIPT}": {"sha256": "d3"},
+    }
+    write_json(tmp_path / "provenance.json", made)
     return {
         "output": tmp_path / "report" / "index.html",
         "study": f"demo {SCRIPT}",
@@ -99,6 +105,7 @@ def study(tmp_path):
         "predictions": tmp_path / "predictions.csv",
         "exhibits": tmp_path / "exhibits.csv",
         "classes": tmp_path / "classes.txt",
+        "provenance": tmp_path / "provenance.json",
         "recipe": Recipe("c0de", {"occlusion": {"size": 16, "fill": SCRIPT}}, {"images": "d1"}),
         "notes": [f"No deconvnet: {SCRIPT}"],
     }

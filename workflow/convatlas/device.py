@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -21,6 +23,20 @@ def choose_device() -> torch.device:
         return torch.device("cuda")
     log.info("computing on the CPU with %d threads", torch.get_num_threads())
     return torch.device("cpu")
+
+
+@contextmanager
+def fixed_threads(count: int) -> Iterator[None]:
+    """Have torch use so many threads on the CPU, whatever is there, as long as the block runs.
+
+    The order in which a gradient is summed, and so its last bits, depend on their number.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def seed_everything(seed: int) -> None:

@@ -1,9 +1,9 @@
 """Digests of code and of files: what Snakemake can't see, made visible to it.
 
-Snakemake tracks a rule's script but not the modules that the script imports, and
-a file by its time rather than its content once it is larger than a megabyte. These
-digests enter the rules as parameters, so that a change of content, and nothing
-else, makes a rule run again.
+Snakemake tracks a rule's script by its time and the modules that the script imports
+not at all, and a file by its time rather than its content once it is larger than a
+megabyte. These digests enter the rules as parameters, so that a change of content,
+and nothing else, makes a rule run again.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import ast
 import hashlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 Finder = Callable[[str], Path | None]
@@ -37,13 +40,14 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     return _digest_at(os.fspath(path), state.st_size, state.st_mtime_ns)
 
 
-def files_digest(paths: Iterable[str | os.PathLike[str]]) -> str:
+def files_digest(paths: Iterable[str | os.PathLike[str]], folder: str | os.PathLike[str]) -> str:
     """Return a short digest of files: their paths and contents, in their order.
 
-    The whole path counts, seen from the working directory: an image's folder may be its class.
+    A path counts as seen from `folder`: an image's own folder may be its class, but where
+    all of them lie means nothing.
     """
     return text_digest(
-        part for path in paths for part in (os.path.relpath(path), file_digest(path))
+        part for path in paths for part in (os.path.relpath(path, folder), file_digest(path))
     )
 
 
@@ -57,37 +61,92 @@ def text_digest(parts: Iterable[str]) -> str:
 
 # -------------------------------------------------------------------------- code
 
+_PACKAGE = __name__.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class _Closure:
+    """A module and all that it imports, directly or not."""
+
+    files: dict[str, Path] = field(default_factory=dict)  # our own and the user's, by module name
+    installed: set[str] = field(default_factory=set)  # top-level names of everything else
+
 
 @cache
 def code_digest(*modules: str) -> str:
-    """Return a digest of modules and of all that they import from the same place.
+    """Return a digest of modules and of all that they import, directly or not.
 
-    The same place is the top-level package (``convatlas``), or for a module given
-    as the path of a Python file, that file's folder. Only what can change what the
-    code does counts: not comments, docstrings, or layout.
+    A module is given by its dotted name or as the path of a Python file. Files of this
+    package count, and those in the folder of a file given by its path (or, where that
+    belongs to a package, in the folder that the package lies in). Only what can change
+    what the code does counts: not comments, docstrings, or layout. Of installed packages
+    the version counts.
     """
     parts: list[str] = []
     for module in modules:
-        found = _closure(module)
-        parts += [part for name in sorted(found) for part in (name, _meaning(found[name]))]
+        closure = _closure(module)
+        for name, path in sorted(closure.files.items()):
+            parts += [name, _meaning(path)]
+        parts += versions_of(closure.installed)
     return text_digest(parts)
 
 
 def modules_of(*modules: str) -> list[str]:
     """Return the names of the modules that `code_digest` covers, sorted."""
-    return sorted({name for module in modules for name in _closure(module)})
+    return sorted({name for module in modules for name in _closure(module).files})
 
 
-def _closure(module: str) -> dict[str, Path]:
-    """Return the file of a module and of all that it imports from the same place, by name."""
-    found: dict[str, Path] = {}
+def module_digests(*modules: str) -> dict[str, str]:
+    """Return a digest of each of the modules that `code_digest` covers, by name."""
+    files = {name: path for module in modules for name, path in _closure(module).files.items()}
+    return {name: text_digest([_meaning(files[name])]) for name in sorted(files)}
+
+
+def packages_of(*modules: str) -> list[str]:
+    """Return ``name version`` of the installed packages that `code_digest` covers, sorted."""
+    return versions_of(name for module in modules for name in _closure(module).installed)
+
+
+def versions_of(imports: Iterable[str]) -> list[str]:
+    """Return ``name version`` of the installed packages behind top-level imports, sorted.
+
+    What comes after a ``+``, as in torch's ``2.15.0+cpu``, is left out: it names the build.
+    """
+    distributions = {d for name in imports for d in _distributions().get(name, ())}
+    versions = {_versions_key(d): metadata.version(d).partition("+")[0] for d in distributions}
+    return [f"{name} {version}" for name, version in sorted(versions.items())]
+
+
+def _versions_key(distribution: str) -> str:
+    return distribution.lower().replace("_", "-")
+
+
+@cache
+def _distributions() -> dict[str, Sequence[str]]:
+    """Return the names of the installed distributions by the names that one imports."""
+    return dict(metadata.packages_distributions())
+
+
+@cache
+def _closure(module: str) -> _Closure:
+    closure = _Closure()
     if module.endswith(".py"):
-        path = Path(module)
-        find = _folder_finder(path.parent)
-        _collect(path.stem, lambda name: path if name == path.stem else find(name), found)
+        path = Path(module).resolve()
+        own, root = module_name(path)
+        find = _folder_finder(root, path.parent)
+        _collect(own, lambda name: path if name == own else find(name), closure)
     else:
-        _collect(module, _package_finder(module.partition(".")[0]), found)
-    return found
+        _collect(module, _package_finder(module.partition(".")[0]), closure)
+    return closure
+
+
+def module_name(path: Path) -> tuple[str, Path]:
+    """Return an absolute path's full module name and the folder that this name starts from."""
+    parts, folder = [path.stem], path.parent
+    while folder.name and (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(parts), folder
 
 
 def _package_finder(package: str) -> Finder:
@@ -95,41 +154,44 @@ def _package_finder(package: str) -> Finder:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"no package {package!r}")
     root = Path(spec.submodule_search_locations[0])
+    find = _folder_finder(root.parent)
+    return lambda name: find(name) if name.partition(".")[0] == package else None
+
+
+def _folder_finder(*folders: Path) -> Finder:
+    """Return what finds modules in folders, and this package's wherever it lies."""
 
     def find(name: str) -> Path | None:
-        head, *rest = name.split(".")
-        if head != package:
-            return None
-        path = root.joinpath(*rest)
-        if (path / "__init__.py").is_file():
-            return path / "__init__.py"
-        path = path.with_suffix(".py") if rest else path
-        return path if path.is_file() else None
-
-    return find
-
-
-def _folder_finder(folder: Path) -> Finder:
-    def find(name: str) -> Path | None:
-        path = folder.joinpath(*name.split("."))
-        for candidate in (path / "__init__.py", path.with_suffix(".py")):
-            if candidate.is_file():
-                return candidate
+        for folder in folders:
+            path = folder.joinpath(*name.split("."))
+            for candidate in (path / "__init__.py", path.with_suffix(".py")):
+                if candidate.is_file():
+                    return candidate
+        if name.partition(".")[0] == _PACKAGE and _OURS not in folders:
+            return _folder_finder(_OURS)(name)
         return None
 
     return find
 
 
-def _collect(name: str, find: Finder, found: dict[str, Path]) -> None:
-    path = find(name)
-    if path is None or name in found:
+_OURS = Path(__file__).resolve().parents[1]  # the folder that this package lies in
+
+
+def _collect(name: str, find: Finder, closure: _Closure) -> None:
+    if name in closure.files:
         return
-    found[name] = path
+    path = find(name)
+    if path is None:
+        top = name.partition(".")[0]
+        if top not in sys.stdlib_module_names and find(top) is None:
+            closure.installed.add(top)
+        return
+    closure.files[name] = path
     parts = name.split(".")
     for i in range(1, len(parts)):  # importing a.b.c runs a and a.b first
-        _collect(".".join(parts[:i]), find, found)
+        _collect(".".join(parts[:i]), find, closure)
     for imported in _imports(path, name):
-        _collect(imported, find, found)
+        _collect(imported, find, closure)
 
 
 def _parse(path: Path) -> ast.Module:

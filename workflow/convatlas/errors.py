@@ -6,8 +6,10 @@ prints the message alone, without a traceback (see `convatlas.job`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class ConvatlasError(Exception):
@@ -35,7 +37,16 @@ class MethodError(ConvatlasError):
 
 
 class StoreError(ConvatlasError):
-    """An artifact is missing, truncated or not ours."""
+    """An artifact is missing, damaged, not ours, or can't be written."""
+
+
+class DamagedFile(StoreError):
+    """An artifact isn't whole; `path` is where it lies."""
+
+    def __init__(self, path: str | os.PathLike[str], what: str) -> None:
+        super().__init__(f"{path} {what}. Delete it and run the workflow again.")
+        self.path = Path(path)
+        self.what = what
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:

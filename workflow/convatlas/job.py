@@ -1,30 +1,50 @@
-"""What every job needs around its work: a log, plain errors, provenance."""
+"""What every job needs around its work: a log, its outputs as a whole, plain errors, provenance."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from convatlas.errors import ConvatlasError
+import psutil
+
+from convatlas.errors import ConvatlasError, DamagedFile, StoreError
+from convatlas.files import claiming
 from convatlas.store import Recipe
 
 T = TypeVar("T")
 
+HEAD = "CONVATLAS_HEAD"
+"""The environment variable that holds the process number of the run that a job belongs to."""
+
 log = logging.getLogger("convatlas")
+
+_WATCH_EVERY = 2.0  # seconds
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+# HDF5 says what the system told it in the text alone; torch has no error of its own for the CPU.
+_SYSTEM_ERROR = re.compile(r"errno = (\d+)")
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 
 
 class Job:
     """A job of the workflow, as a context manager.
 
     Inside the block everything logged goes to `log`; warnings go to the terminal
-    too. A `ConvatlasError` ends the process with its message and no traceback; any
-    other exception is written to the log with its traceback and passed on.
+    too. What the job makes appears at the end of the block, all of it or nothing. A
+    `ConvatlasError` ends the process with its message and no traceback, and so does what
+    the system refuses (memory, room on the disk, permissions); any other exception is
+    written to the log with its traceback and passed on. A job whose run is gone ends too.
 
     Parameters
     ----------
@@ -32,7 +52,9 @@ class Job:
     parameters : what the result depends on; `code`, if among them, is the digest
         of the code that makes it.
     inputs : name -> path (or paths) of the artifacts that the result is made from.
+    outputs : paths of the files and folders that the job makes.
     subject : what the job is about, e.g. the study and the layer.
+    rule : name of the rule that the job is of.
     """
 
     def __init__(
@@ -41,33 +63,41 @@ class Job:
         log: str | os.PathLike[str],
         parameters: Mapping[str, Any] | None = None,
         inputs: Mapping[str, Any] | None = None,
+        outputs: Iterable[str | os.PathLike[str]] = (),
         subject: Mapping[str, str] | None = None,
+        rule: str = "",
     ) -> None:
         self._log = Path(log)
+        self._rule = rule
         self._subject = dict(subject or {})
         self._parameters = dict(parameters or {})
         self._inputs = dict(inputs or {})
+        self._outputs = list(outputs)
+        self._claims: AbstractContextManager[None] | None = None
 
     @classmethod
     def of(cls, rule: Any) -> Job:
-        """Make a job from an object with `log`, `params`, `input` and `wildcards`."""
+        """Make a job from an object as Snakemake gives it to a script."""
+        parameters = dict(rule.params.items())
+        parameters.pop("tracked", None)  # the others once more
         return cls(
             log=rule.log[0],
-            parameters=dict(rule.params.items()),
+            parameters=parameters,
             inputs=dict(rule.input.items()),
+            outputs=list(rule.output),
             subject=dict(rule.wildcards.items()),
+            rule=rule.rule,
         )
 
     @property
     def recipe(self) -> Recipe:
         """What the job's artifacts are made from, for their attributes."""
-        return Recipe.of(self._parameters, self._inputs)
+        return Recipe.of(self._parameters, self._inputs, self._rule)
 
     @property
     def about(self) -> dict[str, str]:
-        """What a figure's metadata says: its subject, parameters and the recipe's digest."""
-        recipe = self.recipe.attributes()
-        return self._subject | {k: recipe[k] for k in ("parameters", "digest")}
+        """What a figure's metadata says: its subject, and its recipe with the digest."""
+        return self._subject | self.recipe.attributes()
 
     def __enter__(self) -> Job:
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +111,15 @@ class Job:
         log.addHandler(self._file)
         log.addHandler(self._terminal)
         self._began = time.monotonic()
+        try:
+            _check_head()
+            _watch_head()
+            claims = claiming(self._outputs)
+            claims.__enter__()
+            self._claims = claims
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
     def __exit__(
@@ -90,23 +129,122 @@ class Job:
         traceback: TracebackType | None,
     ) -> None:
         try:
+            error = self._end(error, traceback)
             if error is None:
                 log.info("done in %.1f s", time.monotonic() - self._began)
-            elif isinstance(error, ConvatlasError):
-                log.error("%s", error)
-                sys.exit(1)
-            elif isinstance(error, OSError) and error.errno is not None and kind is not None:
-                where = f": {error.filename}" if error.filename else ""
-                log.error("%s%s", error.strerror, where)
-                log.info("where it happened", exc_info=error)
+            elif (message := self._explain(error)) is not None:
+                log.error("%s", message)
+                if not isinstance(error, ConvatlasError):
+                    log.info("where it happened", exc_info=error)
                 sys.exit(1)
             elif isinstance(error, Exception):
                 log.error("an error of ours, please report it with %s: %s", self._log, error)
                 log.info("where it happened", exc_info=error)
+                raise error
         finally:
             for handler in (self._file, self._terminal):
                 log.removeHandler(handler)
                 handler.close()
+
+    def _end(
+        self, error: BaseException | None, traceback: TracebackType | None
+    ) -> BaseException | None:
+        """Put the outputs in place, or after an error away; return what went wrong, if anything."""
+        try:
+            if error is None:
+                _check_head()
+            if self._claims is not None:
+                claims, self._claims = self._claims, None
+                claims.__exit__(type(error) if error else None, error, traceback)
+        except BaseException as failure:
+            return error or failure
+        return error
+
+    def _explain(self, error: BaseException) -> str | None:
+        """Return what a user needs to know of an error; None if it is one of ours."""
+        if isinstance(error, DamagedFile) and (aside := self._put_aside(error.path)):
+            return (
+                f"{error.path} {error.what}. It is now {aside}; run the workflow again to make it "
+                "anew."
+            )
+        if isinstance(error, ConvatlasError):
+            return str(error)
+        number = getattr(error, "errno", None)
+        if number is None and (found := _SYSTEM_ERROR.search(str(error))):
+            number = int(found[1])
+        place = getattr(error, "filename", None) or ", ".join(map(str, self._outputs))
+        if number in _FULL:
+            return (
+                f"the disk is full, so {place} wasn't written. What is finished is kept: make "
+                "room and run the workflow again."
+            )
+        if number in _READ_ONLY:
+            return f"{place} can't be written or read ({os.strerror(number)}). Change who may."
+        if isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))
+        ):
+            return (
+                "the memory is full. Set a smaller batch_size in the config, run fewer jobs at "
+                "once, or ask for more memory, and run the workflow again."
+            )
+        if isinstance(error, OSError) and number is not None:
+            return f"{os.strerror(number)}: {place}"
+        return None
+
+    def _put_aside(self, path: Path) -> Path | None:
+        """Move a damaged input away, so that the next run makes it anew; return where to."""
+        given = [p for paths in self._inputs.values() for p in _listed(paths)]
+        if path.absolute() in [p.absolute() for p in given]:
+            with suppress(OSError):
+                return path.replace(path.with_name(f"{path.name}.damaged"))
+        return None
+
+
+def _listed(paths: Any) -> list[Path]:
+    return [Path(p) for p in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+
+
+# ------------------------------------------------------------- the run that a job is of
+
+
+def _head_is_gone() -> bool:
+    """Say whether the run that started this job has ended, killed without a word to its jobs."""
+    number = os.environ.get(HEAD)
+    if number is None:  # started by hand
+        return False
+    try:
+        head = psutil.Process(int(number))
+        # One that began after us has only got the number of the one that we are looking for.
+        ours = head.create_time() <= psutil.Process().create_time()
+        return not ours or head.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False
+
+
+def _check_head() -> None:
+    if _head_is_gone():
+        raise StoreError(
+            "the run that this job belongs to is gone, so what it makes was thrown away. Run the "
+            "workflow again."
+        )
+
+
+def _watch_head() -> None:
+    """End this process soon after its run: nobody waits for what it makes."""
+
+    def watch() -> None:
+        while not _head_is_gone():
+            time.sleep(_WATCH_EVERY)
+        log.error("the run that this job belongs to is gone: it ends too")
+        os._exit(1)
+
+    if HEAD in os.environ:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+# ------------------------------------------------------------------------ progress
 
 
 def progress(items: Iterable[T], total: int, what: str, every: float = 5.0) -> Iterator[T]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convatlas.errors import LayerError, StoreError, did_you_mean
+from convatlas.errors import DamagedFile, LayerError, did_you_mean
 from convatlas.files import read_json
 
 _AUTO_AT_MOST = 8  # more rows than a reader takes in
@@ -139,9 +139,7 @@ def read_layers(path: str | os.PathLike[str]) -> list[Layer]:
     try:
         return [Layer.from_json(entry) for entry in read_json(path)]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{path} is not a whole layers.json ({error!r}). Delete it and run the workflow again."
-        ) from error
+        raise DamagedFile(path, f"is not a whole layers.json ({error!r})") from error
 
 
 def find_layer(layers: Sequence[Layer], name: str) -> Layer:

@@ -5,9 +5,9 @@ and `read` do the rest. Axes carry dimension scales (as netCDF-4 has them), so t
 xarray opens each file. Images and activations, which may be larger than memory,
 have writers and readers of their own that go through them in blocks of rows.
 
-Every file's attributes say what it was made from: ``convatlas_version``, ``code``
-(the digest of the modules that made it), ``parameters`` and ``inputs`` (JSON), and
-``digest``, which identifies all of these together.
+Every file's attributes say what it was made from: ``convatlas_version``, ``made_by``
+(the rule), ``code`` (the digest of the modules that made it), ``parameters`` and ``inputs`` (JSON),
+and ``digest``, which identifies all of these together.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from convatlas import __version__
 from convatlas.digest import file_digest
-from convatlas.errors import StoreError
+from convatlas.errors import DamagedFile, StoreError
 from convatlas.files import replacing
 
 Array = NDArray[Any]
@@ -47,37 +47,49 @@ _COMPRESS_FROM = 1 << 16  # bytes; below, chunking costs more than compression s
 class Recipe:
     """What an artifact was made from.
 
-    `code` is the digest of the code, `parameters` a JSON-like mapping, and `inputs`
-    maps the name of each input artifact to its digest.
+    `code` is the digest of the code, `parameters` a JSON-like mapping, `inputs` maps the
+    name of each input artifact to its digest, and `rule` is the rule that makes it.
     """
 
     code: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    rule: str = ""
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Any], inputs: Mapping[str, Any]) -> Recipe:
-        """Make a recipe from a job's parameters (with `code` among them) and input paths."""
+    def of(cls, parameters: Mapping[str, Any], inputs: Mapping[str, Any], rule: str = "") -> Recipe:
+        """Make a recipe from a job's parameters (with `code` among them) and input paths.
+
+        An input of several files has the digest of their digests, see `joined_digest`.
+        """
         rest = {k: v for k, v in parameters.items() if k != "code"}
         digests: dict[str, str] = {}
         for name, paths in inputs.items():
             if isinstance(paths, str | os.PathLike):
                 digests[name] = artifact_digest(paths)
             else:
-                joined = "\n".join(artifact_digest(p) for p in paths)
-                digests[name] = hashlib.sha256(joined.encode()).hexdigest()
-        return cls(str(parameters.get("code", "")), rest, digests)
+                digests[name] = joined_digest(artifact_digest(p) for p in paths)
+        return cls(str(parameters.get("code", "")), rest, digests, rule)
 
     def attributes(self) -> dict[str, str]:
         """Return the attributes that an artifact carries."""
         plain = {
             "convatlas_version": __version__,
+            "made_by": self.rule,
             "code": self.code,
             "parameters": json.dumps(self.parameters, sort_keys=True, default=str),
             "inputs": json.dumps(dict(self.inputs), sort_keys=True),
         }
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
         return plain | {"digest": digest}
+
+
+NO_RECIPE = Recipe()
+
+
+def joined_digest(digests: Iterable[str]) -> str:
+    """Return one digest for several, in their order."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def artifact_digest(path: str | os.PathLike[str]) -> str:
@@ -111,26 +123,25 @@ def reading(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     Raises
     ------
     StoreError
-        if it doesn't exist, is truncated, isn't HDF5, or lacks what is read from it.
+        if it doesn't exist.
+    DamagedFile
+        if it is truncated, isn't HDF5, or lacks what is read from it.
     """
     if not Path(path).is_file():
         raise StoreError(f"{path} doesn't exist. Run the workflow again to make it.")
     try:
         file = h5py.File(path, "r", locking="best-effort")
     except OSError as error:
-        raise StoreError(
-            f"{path} is not a whole HDF5 file ({error}). Delete it and run the workflow again."
-        ) from error
+        if error.errno is not None:  # the system's: a disk that can't be read, no permission
+            raise
+        raise DamagedFile(path, f"is not a whole HDF5 file ({error})") from error
     with file:
         try:
             yield file
         except KeyError as error:
             if not str(error.args[0]).startswith(_MISSING):
                 raise  # somebody else's, raised while the file was open
-            raise StoreError(
-                f"{path} lacks a part that it should have ({error}). "
-                "Delete it and run the workflow again."
-            ) from error
+            raise DamagedFile(path, f"lacks a part that it should have ({error})") from error
 
 
 def _scale(group: h5py.Group, name: str, length: int) -> h5py.Dataset:
@@ -210,9 +221,8 @@ def _read_from(kind: type[A], group: h5py.Group) -> A:
     try:
         return kind(**values)
     except TypeError as error:
-        raise StoreError(
-            f"{group.file.filename} is not a {kind.__name__} artifact ({error}). "
-            "Delete it and run the workflow again."
+        raise DamagedFile(
+            group.file.filename, f"is not a {kind.__name__} artifact ({error})"
         ) from error
 
 
@@ -597,18 +607,22 @@ def gather_activations(
     """Join shards into one file of virtual datasets; nothing is copied.
 
     The shards are found relative to `path`, so the folder can move as a whole.
-    `Activations` refuses to read the file where one of them isn't whole.
+    `Activations` refuses to read the file where one of them isn't whole, or isn't the one
+    that was gathered.
     """
     folder = Path(path).parent
     with creating(path, recipe) as file:
         opened: list[tuple[str, dict[str, dict[str, tuple[int, ...]]]]] = []
+        digests: dict[str, str] = {}
         for shard in shards:
             with reading(shard) as part:
                 shapes = {
                     g: {n: part[g][n].shape for n in ActivationWriter.SUMMARIES} for g in part
                 }
                 file.attrs["output"] = part.attrs["output"]
+                digests[os.path.relpath(shard, folder)] = str(part.attrs["digest"])
             opened.append((os.path.relpath(shard, folder), shapes))
+        file.attrs["shards"] = json.dumps(digests)
         for layer in opened[0][1]:
             group = file.create_group(layer, track_order=True)
             for name, (dtype, tail) in ActivationWriter.SUMMARIES.items():
@@ -648,11 +662,14 @@ class Activations:
 
     def _check_shards(self) -> None:
         """Open every shard once: HDF5 itself reads zeros where one is missing."""
-        first = next((group["max"] for group in self._file.values()), None)
-        if first is not None and first.is_virtual:
-            for source in first.virtual_sources():
-                with reading(Path(self._path).parent / source.file_name):
-                    pass
+        for name, digest in json.loads(self._file.attrs.get("shards", "{}")).items():
+            path = Path(self._path).parent / name
+            with reading(path) as shard:
+                if shard.attrs["digest"] != digest:
+                    raise StoreError(
+                        f"{path} was made anew, but {self._path} is of the old one. Run the "
+                        "workflow again."
+                    )
 
     def __exit__(self, *error: Any) -> None:
         self._reading.__exit__(*error)

@@ -23,11 +23,13 @@ rule extract_activations:
     resources:
         gpu=1,
     params:
-        code=code_digest("convatlas.activations"),
-        architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
-        shards=CONFIG["shards"],
-        batch_size=CONFIG["batch_size"],
-        wanted=study("extract"),
+        **made_by(
+            "extract_activations",
+            architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
+            shards=CONFIG["shards"],
+            batch_size=CONFIG["batch_size"],
+            wanted=study("extract"),
+        ),
     script:
         "../scripts/extract_activations.py"
 
@@ -48,7 +50,7 @@ rule gather_activations:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.store"),
+        **made_by("gather_activations"),
     script:
         "../scripts/gather_activations.py"
 
@@ -56,6 +58,7 @@ rule gather_activations:
 rule score_predictions:
     input:
         activations=rules.gather_activations.output.activations,
+        shards=rules.gather_activations.input.shards,  # which the activations are read from
         layers=lambda wildcards: layers_file(wildcards.study),
         images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
     output:
@@ -67,6 +70,6 @@ rule score_predictions:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.predictions"),
+        **made_by("score_predictions"),
     script:
         "../scripts/score_predictions.py"

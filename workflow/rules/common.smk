@@ -1,20 +1,25 @@
 """What all rules share: the checked config, and what it says of a study, model or data set.
 
 Parameters reach a rule as functions of its wildcards, made here, so that a change of
-one value reruns the rules that use it and no others. Files that no rule makes (photos,
-weights, a user's Python file) count by their content.
+one value reruns the rules that use it and no others. Code, and files that no rule makes
+(photos, weights, a user's Python file), count by their content.
 """
 
+import json
+import os
 import re
 import sys
 from pathlib import Path
 
+import snakemake.jobs
 from snakemake.logging import logger
 
 from convatlas.config import load
-from convatlas.data.prepare import source_files, source_module
+from convatlas.data.prepare import known_classes, size_keys, source_digest, source_module
 from convatlas.digest import code_digest, file_digest, files_digest
 from convatlas.errors import ConvatlasError
+from convatlas.files import keep_inside
+from convatlas.job import HEAD
 from convatlas.layers import (
     code_layer,
     find_layer,
@@ -39,6 +44,9 @@ def or_stop(function, *arguments, place=""):
         sys.exit(1)  # an exception would come out with a traceback
 
 
+# Jobs look whether this process is still there: an orphan of a killed run ends, and writes nothing.
+os.environ[HEAD] = str(os.getpid())
+
 CONFIG = or_stop(load, config, Path.cwd())
 STUDIES = CONFIG["studies"]
 MODELS = CONFIG["models"]
@@ -48,6 +56,65 @@ DATASETS = CONFIG["datasets"]
 def one_of(names):
     """Return a pattern that matches these names only; nothing if there are none."""
     return "|".join(map(re.escape, names)) or "(?!)"
+
+
+# ------------------------------------------------------------- what is tracked
+
+SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
+
+# Snakemake reruns what is older than its script. Scripts count by what they say, as all
+# other code does (`made_by`): a fresh clone, whose files are all new, makes nothing stale.
+snakemake.jobs.get_script_mtime = lambda path: 0.0
+
+
+def made_by(script, *modules, **parameters):
+    """Return the parameters of a rule that runs a script: these, `code` and `tracked`.
+
+    `code` is a digest of the script, of all that it imports, and of what `modules` gives
+    of the wildcards: names of modules that are imported by name. `tracked` holds all
+    parameters by name once more, because Snakemake compares them as a set of values: from
+    an occluder of 32 pixels to one of 8 would be no change where the stride is 8 and the
+    batch size 32.
+    """
+
+    def code(wildcards):
+        named = [module(wildcards) for module in modules]
+        return code_digest(str(SCRIPTS / f"{script}.py"), *named)
+
+    def tracked(wildcards):
+        values = {
+            name: value(wildcards) if callable(value) else value
+            for name, value in parameters.items()
+        }
+        return json.dumps(values, sort_keys=True)
+
+    return parameters | {"code": code, "tracked": tracked}
+
+
+RESULTS = Path("results")
+
+
+def keep_records():
+    """Keep Snakemake's records of how files were made in the results folder.
+
+    They go where it goes: another clone, or another machine, knows what is up to date.
+    Where Snakemake has no records it takes all files for good, whatever has changed.
+    """
+    for kind in ("metadata", "incomplete"):
+        keep_inside(Path(".snakemake") / kind, RESULTS / ".snakemake" / kind)
+
+
+if (RESULTS / ".snakemake").is_dir() or Path(".snakemake/metadata").is_symlink():
+    keep_records()
+elif RESULTS.is_dir() and not any(Path(".snakemake/metadata").glob("*")):
+    logger.warning(
+        "convatlas: results/ has no records of how its files were made, so changes since then "
+        "can't be seen. Run once with --forceall, or delete results/."
+    )
+
+
+onstart:
+    keep_records()
 
 
 wildcard_constraints:
@@ -87,6 +154,34 @@ def model_of(name):
 def dataset_of(name):
     """Return the name of a study's data set."""
     return STUDIES[name]["dataset"]
+
+
+def datasets_of(name):
+    """Return the names of the data sets that a study depends on: looked at, trained and judged on."""
+    train = MODELS[model_of(name)]["train"] or {}
+    names = [dataset_of(name), train.get("dataset"), train.get("validation")]
+    return list(dict.fromkeys(x for x in names if x))
+
+
+def config_of(name):
+    """Return the part of the config that a study depends on."""
+    common = {key: CONFIG[key] for key in ("seed", "batch_size", "shards", "figures")}
+    return common | {
+        "datasets": {x: DATASETS[x] for x in datasets_of(name)},
+        "models": {model_of(name): MODELS[model_of(name)]},
+        "studies": {name: STUDIES[name]},
+    }
+
+
+def sources_of(name):
+    """Return the digests of the files that a study depends on and no rule makes."""
+    model = model_of(name)
+    found = {
+        **{f"datasets.{x}": source_content(x) for x in datasets_of(name)},
+        f"models.{model}.architecture": architecture_content(model),
+        f"models.{model}.weights": weights_content(model),
+    }
+    return {key: digest for key, digest in found.items() if digest}
 
 
 def exhibits_of(name):
@@ -220,14 +315,30 @@ def validation_images(name):
     return shown_images(dataset) if dataset else []
 
 
-def source_code(name):
-    """Return the digest of the code that reads a data set's source."""
-    return code_digest("convatlas.data.prepare", source_module(DATASETS[name]))
+def reader(wildcards):
+    """Return the name of the module that reads a data set's source."""
+    return source_module(DATASETS[wildcards.dataset])
 
 
 def source_content(name):
     """Return a digest of the files that a data set is made from."""
-    return files_digest(or_stop(source_files, DATASETS[name]))
+    return or_stop(source_digest, DATASETS[name])
+
+
+def classes_of(name):
+    """Return the names of a data set's classes; None if only a job can find them out."""
+    return or_stop(known_classes, DATASETS[name])
+
+
+def unlisted_source(name):
+    """Return a data set's source where a job has to find out its classes, else None."""
+    return DATASETS[name] if classes_of(name) is None else None
+
+
+def count_of_classes(name):
+    """Return how many classes a data set has; None where its labels tell."""
+    names = classes_of(name)
+    return None if names is None else len(names)
 
 
 def image_source(name, part):
@@ -242,9 +353,8 @@ def manifest_file(name):
 
 
 def class_names(name):
-    """Return the file with a data set's class names: the user's own, or one that is made."""
-    own = DATASETS[name].get("classes")
-    return own or expand(rules.list_classes.output.classes, dataset=name)[0]
+    """Return the file with a data set's class names."""
+    return expand(rules.list_classes.output.classes, dataset=name)[0]
 
 
 USED_MODELS = list(dict.fromkeys(study["model"] for study in STUDIES.values()))

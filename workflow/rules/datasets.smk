@@ -17,9 +17,12 @@ rule prepare_images:
     conda:
         "../../environment.yml"
     params:
-        code=lambda wildcards: source_code(wildcards.dataset),
-        source=lambda wildcards: image_source(wildcards.dataset, wildcards.part),
-        content=lambda wildcards: source_content(wildcards.dataset),
+        **made_by(
+            "prepare_images",
+            reader,
+            source=lambda wildcards: image_source(wildcards.dataset, wildcards.part),
+            content=lambda wildcards: source_content(wildcards.dataset),
+        ),
     script:
         "../scripts/prepare_images.py"
 
@@ -34,8 +37,11 @@ rule list_classes:
     conda:
         "../../environment.yml"
     params:
-        code=lambda wildcards: source_code(wildcards.dataset),
-        source=lambda wildcards: DATASETS[wildcards.dataset],
-        content=lambda wildcards: source_content(wildcards.dataset),
+        **made_by(
+            "list_classes",
+            reader,
+            names=lambda wildcards: classes_of(wildcards.dataset),
+            source=lambda wildcards: unlisted_source(wildcards.dataset),
+        ),
     script:
         "../scripts/list_classes.py"

@@ -9,6 +9,7 @@ grid; the map as a scatter and as a grid of pictures.
 rule find_neighbours:
     input:
         activations=rules.gather_activations.output.activations,
+        shards=rules.gather_activations.input.shards,
     output:
         neighbours="<results>/{study}/neighbours/{layer}.h5",
     log:
@@ -18,10 +19,12 @@ rule find_neighbours:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.embedding"),
-        summary=analysis("embedding", "code"),
-        components=analysis("embedding", "components"),
-        neighbours=analysis("embedding", "neighbours"),
+        **made_by(
+            "find_neighbours",
+            summary=analysis("embedding", "code"),
+            components=analysis("embedding", "components"),
+            neighbours=analysis("embedding", "neighbours"),
+        ),
     script:
         "../scripts/find_neighbours.py"
 
@@ -38,11 +41,13 @@ rule embed_codes:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.embedding"),
-        perplexity=analysis("embedding", "perplexity"),
-        iterations=analysis("embedding", "iterations"),
-        early_exaggeration=analysis("embedding", "early_exaggeration"),
-        seed=analysis("embedding", "seed"),
+        **made_by(
+            "embed_codes",
+            perplexity=analysis("embedding", "perplexity"),
+            iterations=analysis("embedding", "iterations"),
+            early_exaggeration=analysis("embedding", "early_exaggeration"),
+            seed=analysis("embedding", "seed"),
+        ),
     script:
         "../scripts/embed_codes.py"
 
@@ -59,9 +64,11 @@ rule arrange_grid:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.embedding"),
-        side=analysis("embedding", "grid"),
-        seed=analysis("embedding", "seed"),
+        **made_by(
+            "arrange_grid",
+            side=analysis("embedding", "grid"),
+            seed=analysis("embedding", "seed"),
+        ),
     script:
         "../scripts/arrange_grid.py"
 
@@ -89,9 +96,11 @@ rule plot_scatter:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.figures.embedding"),
-        formats=CONFIG["figures"]["formats"],
-        dpi=CONFIG["figures"]["dpi"],
+        **made_by(
+            "plot_scatter",
+            formats=CONFIG["figures"]["formats"],
+            dpi=CONFIG["figures"]["dpi"],
+        ),
     script:
         "../scripts/plot_scatter.py"
 
@@ -118,8 +127,10 @@ rule plot_grid:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.figures.embedding"),
-        formats=CONFIG["figures"]["formats"],
-        dpi=CONFIG["figures"]["dpi"],
+        **made_by(
+            "plot_grid",
+            formats=CONFIG["figures"]["formats"],
+            dpi=CONFIG["figures"]["dpi"],
+        ),
     script:
         "../scripts/plot_grid.py"

@@ -17,9 +17,11 @@ rule pick_exhibit:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.exhibits"),
-        index=lambda wildcards: exhibit_index(wildcards.study, int(wildcards.exhibit)),
-        seed=lambda wildcards: seed_if(isinstance(STUDIES[wildcards.study]["exhibits"], int)),
+        **made_by(
+            "pick_exhibit",
+            index=lambda wildcards: exhibit_index(wildcards.study, int(wildcards.exhibit)),
+            seed=lambda wildcards: seed_if(isinstance(STUDIES[wildcards.study]["exhibits"], int)),
+        ),
     script:
         "../scripts/pick_exhibit.py"
 
@@ -40,7 +42,7 @@ rule list_exhibits:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.exhibits"),
+        **made_by("list_exhibits"),
     script:
         "../scripts/list_exhibits.py"
 
@@ -62,7 +64,9 @@ rule record_maps:
     resources:
         gpu=1,
     params:
-        code=code_digest("convatlas.activations"),
-        architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
+        **made_by(
+            "record_maps",
+            architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
+        ),
     script:
         "../scripts/record_maps.py"

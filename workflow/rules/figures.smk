@@ -6,11 +6,11 @@ Makes: lists of files. The rules that make the files are in the file of each ana
 
 
 def drawn(plot, **wildcards):
-    """Return the files that a plotting rule writes for these wildcards, in all formats.
+    """Return the files that a plotting rule writes for these wildcards, the numbers too.
 
     All are named, because Snakemake doesn't miss a file that nothing asks for.
     """
-    return expand([plot.output.figure, *plot.output.others], **wildcards)
+    return expand(list(plot.output), **wildcards)
 
 
 def figures_of(name):
@@ -34,8 +34,67 @@ def pictures_of(name):
 
 
 def artifacts_of(name):
-    """Return the artifacts of a study that no figure is made from, but the contract names."""
-    return expand(rules.list_exhibits.output.exhibits, study=name)
+    """Return all that a study's figures are made from, its images and its model among it."""
+
+    def made(rule, **wildcards):
+        return expand(list(rule.output), study=name, **wildcards)
+
+    exhibits = exhibits_of(name)
+    strongest = [file for exhibit in exhibits for file in strongest_of(name, exhibit)]
+    ranked = [*chosen_layers(name), *([occluded_layer(name)] if strongest else [])]
+    embedded = embedded_layer(name)
+    return [
+        *images_of(name),
+        *model_of_study(name),
+        *made(rules.extract_activations, shard=range(CONFIG["shards"])),
+        *made(rules.gather_activations),
+        *made(rules.score_predictions),
+        *made(rules.pick_exhibit, exhibit=exhibits),
+        *made(rules.list_exhibits),
+        *(made(rules.cut_filters) if filter_figures(name) else []),
+        *made(rules.record_maps, exhibit=exhibits if chosen_maps(name) else []),
+        *made(rules.rank_patches, layer=dict.fromkeys(ranked)),
+        *made(rules.project_patches, layer=projected_layers(name)),
+        *made(rules.find_neighbours, layer=embedded),
+        *made(rules.embed_codes, layer=embedded),
+        *made(rules.arrange_grid, layer=embedded),
+        *made(rules.sweep_occlusion, exhibit=exhibits),
+        *strongest,
+    ]
+
+
+def images_of(name):
+    """Return the images of a study and of its model's training, and what is said of them."""
+    dataset, train = dataset_of(name), MODELS[model_of(name)]["train"]
+    files = [shown_images(dataset), manifest_file(dataset), class_names(dataset)]
+    if train:
+        files.append(training_images(train["dataset"]))
+        files += [shown_images(train["validation"])] if train["validation"] else []
+    return dict.fromkeys(files)
+
+
+def model_of_study(name):
+    """Return the files of a study's model, with its history if it is trained here."""
+    history = expand(
+        rules.train_model.output.history,
+        model=[model_of(name)] if model_of(name) in TRAINED else [],
+    )
+    return [model_file("weights", name), model_file("card", name), layers_file(name), *history]
+
+
+def leftovers_of(name):
+    """Return what a study has besides figures and report.
+
+    It is named, because Snakemake doesn't miss what nothing asks for: what was deleted by
+    hand is made again.
+    """
+    trained = [model_of(name)] if model_of(name) in TRAINED else []
+    return [
+        *artifacts_of(name),
+        *expand(rules.record_provenance.output.provenance, study=name),
+        *expand(rules.train_model.output.snapshots, model=trained),
+        *expand(rules.build_report.output.assets, study=name),
+    ]
 
 
 def filter_figures(study):
@@ -55,10 +114,14 @@ def patch_figures(study):
     return drawn(rules.plot_patches, study=study, layer=chosen_layers(study))
 
 
+def projected_layers(study):
+    """Return the chosen layers of a study for which the deconvnet is defined."""
+    return [x for x in chosen_layers(study) if not why_not_projected(study, x)]
+
+
 def projection_figures(study):
     """Return the projection figures of a study, one a layer where the deconvnet is defined."""
-    layers = [x for x in chosen_layers(study) if not why_not_projected(study, x)]
-    return drawn(rules.plot_projections, study=study, layer=layers)
+    return drawn(rules.plot_projections, study=study, layer=projected_layers(study))
 
 
 def embedding_figures(study):

@@ -18,7 +18,7 @@ rule cut_filters:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.filters"),
+        **made_by("cut_filters"),
     script:
         "../scripts/cut_filters.py"
 
@@ -43,8 +43,10 @@ rule plot_filters:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.figures.filters"),
-        formats=CONFIG["figures"]["formats"],
-        dpi=CONFIG["figures"]["dpi"],
+        **made_by(
+            "plot_filters",
+            formats=CONFIG["figures"]["formats"],
+            dpi=CONFIG["figures"]["dpi"],
+        ),
     script:
         "../scripts/plot_filters.py"

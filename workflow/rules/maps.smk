@@ -28,10 +28,12 @@ rule plot_maps:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.figures.maps"),
-        layers=lambda wildcards: chosen_maps(wildcards.study),
-        units=analysis("maps", "units"),
-        formats=CONFIG["figures"]["formats"],
-        dpi=CONFIG["figures"]["dpi"],
+        **made_by(
+            "plot_maps",
+            layers=lambda wildcards: chosen_maps(wildcards.study),
+            units=analysis("maps", "units"),
+            formats=CONFIG["figures"]["formats"],
+            dpi=CONFIG["figures"]["dpi"],
+        ),
     script:
         "../scripts/plot_maps.py"

@@ -10,7 +10,6 @@ rule train_model:
     input:
         images=lambda wildcards: training_images(training("dataset")(wildcards)),
         validation=lambda wildcards: validation_images(wildcards.model),
-        classes=lambda wildcards: class_names(training("dataset")(wildcards)),
     output:
         weights="<results>/models/{model}/weights.pt",
         card="<results>/models/{model}/model.json",
@@ -25,21 +24,24 @@ rule train_model:
         model=one_of(TRAINED),
     conda:
         "../../environment.yml"
-    threads: 4
+    threads: 2  # it always uses two, so that its bytes don't depend on the cores at hand
     resources:
         gpu=1,
     params:
-        code=code_digest("convatlas.models.training", "convatlas.figures.labels"),
-        architecture=model("architecture"),
-        architecture_content=lambda wildcards: architecture_content(wildcards.model),
-        options=model("options"),
-        normalize=model("normalize"),
-        epochs=training("epochs"),
-        batch_size=training("batch_size"),
-        learning_rate=training("learning_rate"),
-        weight_decay=training("weight_decay"),
-        seed=training("seed"),
-        epochs_kept=training("snapshots"),
+        **made_by(
+            "train_model",
+            architecture=model("architecture"),
+            architecture_content=lambda wildcards: architecture_content(wildcards.model),
+            options=model("options"),
+            classes=lambda wildcards: count_of_classes(training("dataset")(wildcards)),
+            normalize=model("normalize"),
+            epochs=training("epochs"),
+            batch_size=training("batch_size"),
+            learning_rate=training("learning_rate"),
+            weight_decay=training("weight_decay"),
+            seed=training("seed"),
+            epochs_kept=training("snapshots"),
+        ),
     script:
         "../scripts/train_model.py"
 
@@ -57,14 +59,16 @@ rule import_model:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.models.load"),
-        architecture=model("architecture"),
-        architecture_content=lambda wildcards: architecture_content(wildcards.model),
-        options=model("options"),
-        weights=model("weights"),
-        weights_content=lambda wildcards: weights_content(wildcards.model),
-        normalize=model("normalize"),
-        seed=lambda wildcards: seed_if(MODELS[wildcards.model]["weights"] == "random"),
+        **made_by(
+            "import_model",
+            architecture=model("architecture"),
+            architecture_content=lambda wildcards: architecture_content(wildcards.model),
+            options=model("options"),
+            weights=model("weights"),
+            weights_content=lambda wildcards: weights_content(wildcards.model),
+            normalize=model("normalize"),
+            seed=lambda wildcards: seed_if(MODELS[wildcards.model]["weights"] == "random"),
+        ),
     script:
         "../scripts/import_model.py"
 
@@ -73,7 +77,8 @@ checkpoint describe_model:
     input:
         weights=rules.import_model.output.weights,
         card=rules.import_model.output.card,
-        images=lambda wildcards: shown_images(reference_dataset(wildcards.model)),
+        # Of the images only the size counts, and `size` says what decides that.
+        images=lambda wildcards: ancient(shown_images(reference_dataset(wildcards.model))),
     output:
         layers="<results>/models/{model}/layers.json",
     log:
@@ -83,8 +88,12 @@ checkpoint describe_model:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.graph.describe", "convatlas.models.load"),
-        architecture_content=lambda wildcards: architecture_content(wildcards.model),
+        **made_by(
+            "describe_model",
+            lambda wildcards: source_module(DATASETS[reference_dataset(wildcards.model)]),
+            architecture_content=lambda wildcards: architecture_content(wildcards.model),
+            size=lambda wildcards: size_keys(DATASETS[reference_dataset(wildcards.model)]),
+        ),
     script:
         "../scripts/describe_model.py"
 
@@ -98,6 +107,9 @@ rule describe:
     conda:
         "../../environment.yml"
     params:
-        names=USED_MODELS,
+        **made_by(
+            "describe",
+            names=USED_MODELS,
+        ),
     script:
         "../scripts/describe.py"

@@ -24,13 +24,15 @@ rule sweep_occlusion:
     resources:
         gpu=1,
     params:
-        code=code_digest("convatlas.occlusion.sweeps"),
-        architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
-        size=analysis("occlusion", "size"),
-        stride=analysis("occlusion", "stride"),
-        fill=analysis("occlusion", "fill"),
-        layer=lambda wildcards: occluded_layer(wildcards.study),
-        batch_size=CONFIG["batch_size"],
+        **made_by(
+            "sweep_occlusion",
+            architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
+            size=analysis("occlusion", "size"),
+            stride=analysis("occlusion", "stride"),
+            fill=analysis("occlusion", "fill"),
+            layer=lambda wildcards: occluded_layer(wildcards.study),
+            batch_size=CONFIG["batch_size"],
+        ),
     script:
         "../scripts/sweep_occlusion.py"
 
@@ -58,9 +60,11 @@ rule project_strongest:
     resources:
         gpu=1,
     params:
-        code=code_digest("convatlas.strongest"),
-        architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
-        batch_size=CONFIG["batch_size"],
+        **made_by(
+            "project_strongest",
+            architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
+            batch_size=CONFIG["batch_size"],
+        ),
     script:
         "../scripts/project_strongest.py"
 
@@ -89,12 +93,14 @@ rule plot_occlusion:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.figures.occlusion"),
-        reason=lambda wildcards: why_not_projected(
-            wildcards.study, occluded_layer(wildcards.study)
-        )
-        or "",
-        formats=CONFIG["figures"]["formats"],
-        dpi=CONFIG["figures"]["dpi"],
+        **made_by(
+            "plot_occlusion",
+            reason=lambda wildcards: why_not_projected(
+                wildcards.study, occluded_layer(wildcards.study)
+            )
+            or "",
+            formats=CONFIG["figures"]["formats"],
+            dpi=CONFIG["figures"]["dpi"],
+        ),
     script:
         "../scripts/plot_occlusion.py"

@@ -8,6 +8,7 @@ Makes: for each chosen layer the strongest patches of all its units, and a figur
 rule rank_patches:
     input:
         activations=rules.gather_activations.output.activations,
+        shards=rules.gather_activations.input.shards,
         layers=lambda wildcards: layers_file(wildcards.study),
         images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
     output:
@@ -19,8 +20,10 @@ rule rank_patches:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.patches"),
-        per_unit=analysis("patches", "per_unit"),
+        **made_by(
+            "rank_patches",
+            per_unit=analysis("patches", "per_unit"),
+        ),
     script:
         "../scripts/rank_patches.py"
 
@@ -48,9 +51,11 @@ rule plot_patches:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.figures.patches"),
-        units=lambda wildcards: chosen_units(wildcards.study, wildcards.layer),
-        formats=CONFIG["figures"]["formats"],
-        dpi=CONFIG["figures"]["dpi"],
+        **made_by(
+            "plot_patches",
+            units=lambda wildcards: chosen_units(wildcards.study, wildcards.layer),
+            formats=CONFIG["figures"]["formats"],
+            dpi=CONFIG["figures"]["dpi"],
+        ),
     script:
         "../scripts/plot_patches.py"

@@ -24,10 +24,12 @@ rule project_patches:
     resources:
         gpu=1,
     params:
-        code=code_digest("convatlas.projection"),
-        architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
-        units=lambda wildcards: chosen_units(wildcards.study, wildcards.layer),
-        batch_size=CONFIG["batch_size"],
+        **made_by(
+            "project_patches",
+            architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
+            units=lambda wildcards: chosen_units(wildcards.study, wildcards.layer),
+            batch_size=CONFIG["batch_size"],
+        ),
     script:
         "../scripts/project_patches.py"
 
@@ -54,8 +56,10 @@ rule plot_projections:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.figures.projections"),
-        formats=CONFIG["figures"]["formats"],
-        dpi=CONFIG["figures"]["dpi"],
+        **made_by(
+            "plot_projections",
+            formats=CONFIG["figures"]["formats"],
+            dpi=CONFIG["figures"]["dpi"],
+        ),
     script:
         "../scripts/plot_projections.py"

@@ -26,9 +26,11 @@ rule plot_growth:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.figures.receptive_fields"),
-        layers=lambda wildcards: chosen_layers(wildcards.study),
-        formats=CONFIG["figures"]["formats"],
-        dpi=CONFIG["figures"]["dpi"],
+        **made_by(
+            "plot_growth",
+            layers=lambda wildcards: chosen_layers(wildcards.study),
+            formats=CONFIG["figures"]["formats"],
+            dpi=CONFIG["figures"]["dpi"],
+        ),
     script:
         "../scripts/plot_growth.py"

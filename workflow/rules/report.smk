@@ -22,6 +22,7 @@ rule build_report:
         classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
         predictions=rules.score_predictions.output.predictions,
         exhibits=rules.list_exhibits.output.exhibits,
+        provenance=rules.record_provenance.output.provenance,
     output:
         page="<results>/{study}/report/index.html",
         assets=directory("<results>/{study}/report/assets"),
@@ -32,12 +33,15 @@ rule build_report:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.report.site"),
-        texts=files_digest(sorted([*CAPTIONS.glob("*.rst"), *TEMPLATES.iterdir()])),
-        study=lambda wildcards: STUDIES[wildcards.study],
-        model=lambda wildcards: MODELS[model_of(wildcards.study)],
-        dataset=lambda wildcards: DATASETS[dataset_of(wildcards.study)],
-        seed=CONFIG["seed"],
-        batch_size=CONFIG["batch_size"],
+        **made_by(
+            "build_report",
+            captions=files_digest(sorted(CAPTIONS.glob("*.rst")), CAPTIONS),
+            templates=files_digest(sorted(TEMPLATES.iterdir()), TEMPLATES),
+            study=lambda wildcards: STUDIES[wildcards.study],
+            model=lambda wildcards: MODELS[model_of(wildcards.study)],
+            dataset=lambda wildcards: DATASETS[dataset_of(wildcards.study)],
+            seed=CONFIG["seed"],
+            batch_size=CONFIG["batch_size"],
+        ),
     script:
         "../scripts/build_report.py"

@@ -27,8 +27,10 @@ rule plot_training:
     conda:
         "../../environment.yml"
     params:
-        code=code_digest("convatlas.figures.training"),
-        formats=CONFIG["figures"]["formats"],
-        dpi=CONFIG["figures"]["dpi"],
+        **made_by(
+            "plot_training",
+            formats=CONFIG["figures"]["formats"],
+            dpi=CONFIG["figures"]["dpi"],
+        ),
     script:
         "../scripts/plot_training.py"

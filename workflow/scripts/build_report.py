@@ -19,5 +19,6 @@ with Job.of(snakemake) as job:
         predictions=snakemake.input.predictions,
         exhibits=snakemake.input.exhibits,
         classes=snakemake.input.classes,
+        provenance=snakemake.input.provenance,
         recipe=job.recipe,
     )

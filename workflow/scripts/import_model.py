@@ -3,7 +3,7 @@
 from convatlas.job import Job
 from convatlas.models.load import import_model
 
-with Job.of(snakemake):
+with Job.of(snakemake) as job:
     import_model(
         architecture=snakemake.params.architecture,
         options=snakemake.params.options,
@@ -12,4 +12,5 @@ with Job.of(snakemake):
         seed=snakemake.params.seed,
         weights_out=snakemake.output.weights,
         card_out=snakemake.output.card,
+        recipe=job.recipe,
     )

@@ -1,9 +1,11 @@
 """Adapter: write the names of a data set's classes."""
 
-from convatlas.data.prepare import list_classes
-from convatlas.files import write_text
+from convatlas.data.prepare import write_classes
 from convatlas.job import Job
 
 with Job.of(snakemake):
-    names = list_classes(snakemake.params.source)
-    write_text(snakemake.output.classes, "".join(f"{name}\n" for name in names))
+    write_classes(
+        names=snakemake.params.names,
+        source=snakemake.params.source,
+        output=snakemake.output.classes,
+    )

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from convatlas.figures.labels import read_classes
+from convatlas.files import make_folder
 from convatlas.job import Job
 from convatlas.models.training import train_model
 
-with Job.of(snakemake):
+with Job.of(snakemake) as job:
     snapshots = Path(snakemake.output.snapshots)
-    snapshots.mkdir(parents=True, exist_ok=True)
+    make_folder(snapshots)
     train_model(
         architecture=snakemake.params.architecture,
         options=snakemake.params.options,
         images=snakemake.input.images,
         test=snakemake.input.validation or None,
-        classes=len(read_classes(snakemake.input.classes)),
+        classes=snakemake.params.classes,
         normalize=snakemake.params.normalize,
         epochs=snakemake.params.epochs,
         batch_size=snakemake.params.batch_size,
@@ -25,5 +25,6 @@ with Job.of(snakemake):
         weights_out=snakemake.output.weights,
         card_out=snakemake.output.card,
         history_out=snakemake.output.history,
+        recipe=job.recipe,
         snapshots_out=[snapshots / f"{epoch}.pt" for epoch in snakemake.params.epochs_kept],
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,11 +37,6 @@ def open_part(source: Mapping[str, Any], part: str, preset: object) -> Part:
 def list_classes(source: Mapping[str, Any]) -> list[str]:
     """Return the names of the ten digits."""
     return [str(digit) for digit in range(10)]
-
-
-def source_files(source: Mapping[str, Any]) -> list[Path]:
-    """Return no files: the digits are part of scikit-learn."""
-    return []
 
 
 def _samples(

@@ -17,6 +17,7 @@ import numpy as np
 
 from convatlas.data.images import SUFFIXES, Sizing, UnreadableImage, read_image
 from convatlas.data.sample import Part, Sample
+from convatlas.digest import file_digest, files_digest, text_digest
 from convatlas.errors import DataError, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -83,14 +84,19 @@ def list_classes(source: Mapping[str, Any]) -> list[str]:
     return [str(label) for label in range(largest + 1)]
 
 
-def source_files(source: Mapping[str, Any]) -> list[Path]:
-    """Return the files that decide the images and labels; those missing are left out."""
-    files = [entry.path for entry in _list_entries(source) if entry.path.is_file()]
+def source_digest(source: Mapping[str, Any]) -> str:
+    """Return a digest of all on disk that decides the images, labels and attributes.
+
+    A file that is missing counts as missing; of the file of classes only what it makes of
+    the labels.
+    """
+    entries = _list_entries(source)
+    files = [entry.path for entry in entries if entry.path.is_file()]
+    parts = [files_digest(files, source["path"]), *(str(entry.label) for entry in entries)]
     if source["labels"]:
-        return [*files, Path(source["labels"])]
-    if source["classes"] and _class_folders(Path(source["path"])):
-        return [*files, Path(source["classes"])]
-    return files
+        parts.append(file_digest(source["labels"]))
+        parts.append(str(len(list_classes(source))))  # a label beyond them is an error
+    return text_digest(parts)
 
 
 def resolve_sizing(source: Mapping[str, Any], preset: tuple[str, str] | None) -> Sizing | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 
 from convatlas.data.sample import Part
 from convatlas.errors import DataError
-from convatlas.files import write_csv
+from convatlas.files import write_csv, write_text
 from convatlas.job import progress
 from convatlas.store import ImageWriter, Recipe
 
@@ -27,7 +27,7 @@ class _Source(Protocol):
 
     def list_classes(self, source: Mapping[str, Any]) -> list[str]: ...
 
-    def source_files(self, source: Mapping[str, Any]) -> list[Path]: ...
+    def source_digest(self, source: Mapping[str, Any]) -> str: ...  # of a folder only
 
 
 _SIZE_KEYS = {"folder": "resize and crop"}
@@ -118,9 +118,46 @@ def list_classes(source: Mapping[str, Any]) -> list[str]:
     return _load(source).list_classes(source)
 
 
-def source_files(source: Mapping[str, Any]) -> list[Path]:
-    """Return the files on disk that a data set is made from, sorted; decodes none.
+def write_classes(
+    names: Sequence[str] | None, source: Mapping[str, Any] | None, output: Path
+) -> None:
+    """Write the names of a data set's classes, a line each, in the order of their labels.
 
-    Empty for sources that come with a package or that torchvision keeps.
+    Parameters
+    ----------
+    names : as `known_classes` returns them.
+    source : the data set's config, where `names` is None.
     """
-    return _load(source).source_files(source)
+    if names is None:
+        names = list_classes(source or {})
+    write_text(output, "".join(f"{name}\n" for name in names))
+
+
+def known_classes(source: Mapping[str, Any]) -> list[str] | None:
+    """Return the names of a data set's classes if they can be had at once, else None.
+
+    torchvision's need torchvision, whose import takes seconds, and often the data.
+    """
+    return None if _is_torchvision(source) else list_classes(source)
+
+
+def source_digest(source: Mapping[str, Any]) -> str:
+    """Return a digest of the files on disk that decide a data set's images and labels.
+
+    Empty for sources that come with a package, and for those that torchvision keeps and
+    checks itself.
+    """
+    return "" if source["source"] != "folder" else _load(source).source_digest(source)
+
+
+def size_keys(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the height and width of a data set's images: keys and values."""
+    keys = ("source", "size", "resize", "crop", "preset")
+    found = {key: source[key] for key in keys if source.get(key) is not None}
+    if source["source"] == "folder" and not found.keys() & {"resize", "crop", "preset"}:
+        found["content"] = source_digest(source)  # they stay as they are
+    return found
+
+
+def _is_torchvision(source: Mapping[str, Any]) -> bool:
+    return str(source["source"]).startswith("torchvision:")

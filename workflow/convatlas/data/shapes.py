@@ -100,11 +100,6 @@ def list_classes(source: Mapping[str, Any]) -> list[str]:
     return list(KINDS)
 
 
-def source_files(source: Mapping[str, Any]) -> list[Path]:
-    """Return no files: the photographs are part of scikit-learn."""
-    return []
-
-
 def _samples(seed: int, part: str, count: int, size: int) -> Iterator[Sample]:
     for index in range(count):
         scene = make_scene(seed, part, index, size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,11 +65,6 @@ def list_classes(source: Mapping[str, Any]) -> list[str]:
     if labels is None:
         labels = [dataset[i][1] for i in range(len(dataset))]
     return [str(label) for label in range(1 + max(int(label) for label in labels))]
-
-
-def source_files(source: Mapping[str, Any]) -> list[Path]:
-    """Return no files: torchvision checks those that it keeps."""
-    return []
 
 
 def _open(source: Mapping[str, Any], part: str) -> Any:

@@ -26,6 +26,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
+from convatlas.figures.metadata import about_text
 from convatlas.files import replacing
 
 Array = NDArray[Any]
@@ -147,7 +148,7 @@ def _save(
     about: Mapping[str, str],
 ) -> None:
     """Write the figure in every format, without dates or versions in the bytes."""
-    text = "\n".join(f"{key}: {value}" for key, value in about.items())
+    text = about_text(about)
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None, "Title": title, "Description": text},
         "svg": {"Date": None, "Creator": None, "Title": title, "Description": text},

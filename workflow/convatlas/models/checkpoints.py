@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from convatlas.errors import ModelError, did_you_mean
+from convatlas.errors import DamagedFile, ModelError, did_you_mean
 from convatlas.files import replacing
 from convatlas.job import log
 
@@ -437,8 +437,20 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill a network from a file that `save_weights` wrote."""
-    load_checkpoint(module, read_checkpoint(path), str(path))
+    """Fill a network from a file that `save_weights` wrote.
+
+    Raises
+    ------
+    DamagedFile
+        if it isn't whole.
+    ModelError
+        if it doesn't fit the network.
+    """
+    try:
+        content = read_checkpoint(path)
+    except ModelError as error:
+        raise DamagedFile(path, "is not a whole file of weights") from error
+    load_checkpoint(module, content, str(path))
 
 
 def weights_digest(module: nn.Module) -> str:

@@ -31,6 +31,7 @@ from convatlas.models.checkpoints import (
     weights_digest,
 )
 from convatlas.models.userfile import build_from_file, check_options
+from convatlas.store import NO_RECIPE, Recipe
 
 Normalization = Mapping[str, Sequence[float]]
 
@@ -115,6 +116,7 @@ def import_model(
     seed: int,
     weights_out: str | os.PathLike[str],
     card_out: str | os.PathLike[str],
+    recipe: Recipe = NO_RECIPE,
 ) -> None:
     """Make a model from weights that exist, or from random ones if these are asked for.
 
@@ -127,6 +129,7 @@ def import_model(
         those that belong to torchvision's weights, and for any other network 0 and 1.
     seed : of random weights.
     weights_out, card_out : where the two files appear.
+    recipe : what the model is made from.
 
     Raises
     ------
@@ -150,6 +153,7 @@ def import_model(
         training=None,
         weights_out=weights_out,
         card_out=card_out,
+        recipe=recipe,
     )
 
 
@@ -215,6 +219,7 @@ def write_model(
     training: Mapping[str, Any] | None,
     weights_out: str | os.PathLike[str],
     card_out: str | os.PathLike[str],
+    recipe: Recipe,
 ) -> None:
     """Write a network's weights and its card.
 
@@ -223,6 +228,7 @@ def write_model(
     weights : where they are from: ``trained``, ``random``, or the name of a file or of
         torchvision's weights.
     training : how the network was trained, if it was trained here.
+    recipe : what it is made from; goes into the card.
     """
     card = {
         "architecture": architecture,
@@ -232,6 +238,7 @@ def write_model(
         "normalize": _checked(normalize),
         "parameters": sum(p.numel() for p in module.parameters()),
         "training": training,
+        "made": recipe.attributes(),
     }
     save_weights(module, Path(weights_out))
     write_json(card_out, card)

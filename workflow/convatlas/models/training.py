@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convatlas.device import choose_device, seed_everything
+from convatlas.device import choose_device, fixed_threads, seed_everything
 from convatlas.errors import ConfigError, DataError, ModelError
 from convatlas.files import write_csv
 from convatlas.job import log, progress
@@ -30,13 +30,14 @@ from convatlas.models.load import (
     torchvision_name,
     write_model,
 )
-from convatlas.store import Images
+from convatlas.store import NO_RECIPE, Images, Recipe
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 _IN_MEMORY = 1 << 30  # bytes of images held at once
 _READ = 1 << 20  # bytes of neighbouring images read in one go
 _WARM_UP = 0.25  # share of training in which the learning rate rises
+_THREADS = 2  # as the rule asks for; fixed for the same reason as the next
 _TEST_BATCH = 256  # fixed, since results depend on it in their last bits
 
 
@@ -74,6 +75,7 @@ def train_model(
     card_out: str | os.PathLike[str],
     history_out: str | os.PathLike[str],
     snapshots_out: Sequence[str | os.PathLike[str]] = (),
+    recipe: Recipe = NO_RECIPE,
 ) -> None:
     """Train a network from random weights, and write it, its history and snapshots of it.
 
@@ -98,6 +100,7 @@ def train_model(
     seed : of the first weights, the order of the images, and dropout.
     snapshots : epochs at whose end the weights are kept too; 0 is before training.
     snapshots_out : a path for each of them.
+    recipe : what the model is made from; goes into its card.
 
     Raises
     ------
@@ -110,7 +113,7 @@ def train_model(
     """
     kept = _snapshot_paths(snapshots, snapshots_out, epochs)
     seed_everything(seed)
-    with Images(images) as train_set:
+    with fixed_threads(_THREADS), Images(images) as train_set:
         labels = _labels(train_set, images, classes)
         classes = classes or int(labels.max()) + 1
         if normalize is None:
@@ -147,6 +150,7 @@ def train_model(
         training=settings | {k: v for k, v in last.items() if k.endswith("accuracy") and v != ""},
         weights_out=weights_out,
         card_out=card_out,
+        recipe=recipe,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from convatlas.digest import module_name
 from convatlas.errors import ModelError, did_you_mean
 
 
@@ -97,7 +98,7 @@ def check_options(function: Any, options: Mapping[str, Any], reference: str) -> 
 @contextmanager
 def _importing_from(path: Path) -> Iterator[str]:
     """Yield the name to import `path` under; undo all that importing it has left behind."""
-    name, root = _dotted(path)
+    name, root = module_name(path)
     if name.partition(".")[0] in sys.modules:
         raise ModelError(
             f"{path}: a module {name.partition('.')[0]!r} is already loaded, and Python keeps only "
@@ -117,15 +118,6 @@ def _importing_from(path: Path) -> Iterator[str]:
         for new in set(sys.modules) - known:
             if new.partition(".")[0] not in known_packages and _is_of(sys.modules[new], root):
                 del sys.modules[new]
-
-
-def _dotted(path: Path) -> tuple[str, Path]:
-    """Return a file's full module name and the folder that this name starts from."""
-    parts, folder = [path.stem], path.parent
-    while (folder / "__init__.py").is_file():
-        parts.insert(0, folder.name)
-        folder = folder.parent
-    return ".".join(parts), folder
 
 
 def _is_of(module: ModuleType, folder: Path) -> bool:

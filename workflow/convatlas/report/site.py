@@ -8,12 +8,10 @@ are escaped.
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from convatlas import __version__
 from convatlas.errors import StoreError
 from convatlas.figures.labels import class_name, read_classes, shape_text
 from convatlas.files import read_csv, read_json, replacing, write_text
@@ -32,7 +29,6 @@ from convatlas.layers import Layer, read_layers
 from convatlas.report import TEMPLATES
 from convatlas.store import Recipe
 
-_PACKAGES = ("torch", "torchvision", "numpy", "h5py", "matplotlib", "opentsne", "snakemake")
 _OF_EXHIBITS = ("maps", "occlusion", "receptive_fields")
 _BESIDE = ("csv", "svg", "pdf")  # what may lie beside a figure's PNG
 
@@ -90,27 +86,27 @@ def build_report(
     predictions: AnyPath,
     exhibits: AnyPath,
     classes: AnyPath,
+    provenance: AnyPath,
     recipe: Recipe,
     notes: Sequence[str] = (),
 ) -> None:
-    """Write `output`, the page, and the folder ``assets`` beside it.
-
-    Files in ``assets`` that no longer belong to the report are removed.
+    """Write `output`, the page, and the folder ``assets`` beside it in the place of any other.
 
     Parameters
     ----------
     study, dataset : their names.
     figures : in the order in which they are shown.
-    card, layers, manifest, predictions, exhibits, classes : the model's model.json and
-        layers.json, the data set's manifest and class names, and the study's
-        predictions.csv and exhibits.csv.
-    recipe : the parameters, inputs and code that the page prints.
+    card, layers, manifest, predictions, exhibits, classes, provenance : the model's
+        model.json and layers.json, the data set's manifest and class names, and the
+        study's predictions.csv, exhibits.csv and provenance.json.
+    recipe : the parameters and code that the page prints.
     notes : what a reader must know, such as why a figure isn't there.
     """
     page = Path(output)
     names = read_classes(classes)
-    entries = _copy_figures(figures, page.parent / "assets")
+    entries = _copy_figures(figures, provenance, page.parent / "assets")
     described = read_layers(layers)
+    made = read_json(provenance)
     shown = _exhibits(exhibits, predictions, names)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -132,9 +128,9 @@ def build_report(
         sections=_sections(entries, {row["number"]: row["title"] for row in shown}),
         notes=[*notes, *_undefined(described, entries)],
         parameters=yaml.safe_dump(_plain(recipe.parameters), sort_keys=False, allow_unicode=True),
-        inputs=dict(sorted(recipe.inputs.items())),
+        digests=_digests(made),
         code=recipe.code,
-        versions=_versions(),
+        versions=_versions(made),
     )
     write_text(page, text)
 
@@ -142,10 +138,21 @@ def build_report(
 # ---------------------------------------------------------------------- figures
 
 
-def _copy_figures(figures: Sequence[Figure], assets: Path) -> list[dict[str, Any]]:
-    """Copy the figures and what lies beside them; return what the page says of each."""
+def _copy_figures(
+    figures: Sequence[Figure], provenance: AnyPath, assets: Path
+) -> list[dict[str, Any]]:
+    """Copy the figures, what lies beside them, and the provenance of all.
+
+    Returns what the page says of each figure.
+    """
+    with replacing(assets) as folder:
+        folder.mkdir()
+        shutil.copyfile(provenance, folder / "provenance.json")
+        return _entries(figures, folder)
+
+
+def _entries(figures: Sequence[Figure], assets: Path) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
-    kept: set[str] = set()
     for number, figure in enumerate(figures, start=1):
         source = Path(figure.path)
         kind = Path(figure.caption).stem
@@ -155,9 +162,8 @@ def _copy_figures(figures: Sequence[Figure], assets: Path) -> list[dict[str, Any
         for suffix in ("png", *_BESIDE):
             beside = source.with_suffix(f".{suffix}")
             if suffix == "png" or beside.is_file():
-                _copy(beside, assets / f"{name}.{suffix}")
+                shutil.copyfile(beside, assets / f"{name}.{suffix}")
                 files[suffix] = f"assets/{name}.{suffix}"
-                kept.add(f"{name}.{suffix}")
         with Image.open(source) as picture:
             width, height = picture.size
         entries.append(
@@ -174,15 +180,7 @@ def _copy_figures(figures: Sequence[Figure], assets: Path) -> list[dict[str, Any
                 "height": height,
             }
         )
-    for stale in assets.iterdir() if assets.is_dir() else ():
-        if stale.name not in kept and stale.is_file():
-            stale.unlink()
     return entries
-
-
-def _copy(source: Path, target: Path) -> None:
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
 
 
 def _safe(name: str) -> str:
@@ -334,15 +332,20 @@ def _normalization(card: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _versions() -> dict[str, str]:
-    """Return the versions of what made the report, read without importing it."""
-    found = {"convatlas": __version__, "Python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+def _versions(made: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions of what the study was made with."""
+    found = {"convatlas": made["convatlas_version"], "Python": made["python"]}
+    packages = {package for rule in made["rules"].values() for package in rule["packages"]}
+    return found | dict(package.split(" ", 1) for package in sorted(packages))
+
+
+def _digests(made: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of all that the figures were made from, by file."""
+    return {
+        path: entry.get("digest", entry["sha256"])
+        for path, entry in made["files"].items()
+        if "/figures/" not in path
+    }
 
 
 def _plain(value: Any) -> Any:
