@@ -18,7 +18,7 @@ def make_study(tmp_path: Path) -> Callable[..., Study]:
     """Return a function that makes a study of one of the functions in networks.py."""
 
     def make(function: str, count: int = 23, size: tuple[int, int] = (26, 31)) -> Study:
-        from convatlas.graph.describe import describe_model
+        from convatlas.graph.describe import describe_network
         from convatlas.models.load import import_model, load_model
 
         paths = {n: tmp_path / n for n in ("images.h5", "model.json", "weights.pt", "layers.json")}
@@ -30,7 +30,7 @@ def make_study(tmp_path: Path) -> Callable[..., Study]:
             f"{source}:{function}", {}, "random", unit, 0, paths["weights.pt"], paths["model.json"]
         )
         model = load_model(paths["model.json"], paths["weights.pt"])
-        describe_model(model.module, (3, *size), paths["layers.json"])
+        describe_network(model.module, (3, *size), paths["layers.json"])
         images, card, weights, layers = paths.values()
         return Study(images, card, weights, layers, pixels, tmp_path)
 

@@ -12,7 +12,13 @@ import pytest
 from PIL import Image
 
 from convatlas.data.images import Sizing
-from convatlas.data.prepare import list_classes, prepare_images, size_keys, source_digest
+from convatlas.data.prepare import (
+    image_size,
+    list_classes,
+    prepare_images,
+    size_keys,
+    source_digest,
+)
 from convatlas.errors import DataError
 from convatlas.files import read_csv
 from convatlas.store import Images, Recipe
@@ -176,10 +182,13 @@ def test_what_decides_the_size(classes: Path) -> None:
     fixed = {"preset": None} | config(classes)
     free = fixed | {"resize": None, "crop": None}
     before = size_keys(fixed), size_keys(free)
-    put(classes / "cat/c.png", size=(40, 40))
+    assert image_size(before[0]) == (16, 16)
+    assert image_size(before[1]) == (20, 30)
+    put(classes / "ant/a.png", size=(40, 50))
     assert size_keys(fixed) == before[0]
     assert size_keys(free) != before[1]
-    assert size_keys(fixed | {"crop": 8}) != before[0]
+    assert image_size(size_keys(free)) == (40, 50)
+    assert image_size(size_keys(fixed | {"crop": 8})) == (8, 8)
 
 
 # ------------------------------------------------------------------------- flat

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from convatlas.filters import cut_filters
-from convatlas.graph.describe import describe_model
+from convatlas.graph.describe import describe_network
 from convatlas.store import Filters, Recipe, read
 
 
@@ -23,7 +23,7 @@ def test_filters_are_those_of_the_first_convolution(tmp_path: Path) -> None:
         nn.Linear(64, 2),
     )
     torch.save(model.state_dict(), tmp_path / "weights.pt")
-    describe_model(model, (3, 6, 6), tmp_path / "layers.json")
+    describe_network(model, (3, 6, 6), tmp_path / "layers.json")
     cut_filters(
         weights=tmp_path / "weights.pt",
         layers=tmp_path / "layers.json",

@@ -21,7 +21,7 @@ from torchvision.transforms import functional
 from convatlas.activations import extract_activations
 from convatlas.data.prepare import prepare_images
 from convatlas.files import read_csv
-from convatlas.graph.describe import describe_model
+from convatlas.graph.describe import describe_network
 from convatlas.models.load import import_model, load_model
 from convatlas.occlusion import sweep
 from convatlas.patches import rank_patches
@@ -63,7 +63,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out / "model.json",
     )
     model = {"card": out / "model.json", "weights": out / "weights.pt"}
-    describe_model(load_model(**model).module, (3, 227, 227), out / "layers.json")
+    describe_network(load_model(**model).module, (3, 227, 227), out / "layers.json")
     read_only: dict[str, Any] = {"images": out / "images.h5", "layers": out / "layers.json"}
     for shard in range(2):
         extract_activations(

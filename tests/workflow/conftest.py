@@ -13,7 +13,8 @@ from running import Outcome, Place, copy_workflow, user_net
 CONFIG = """\
 datasets:
   scenes: {source: shapes, train: 64, test: 24, size: 32}
-  pictures: {source: folder, path: pictures, resize: 32, crop: 32}
+  pictures:
+    {source: folder, path: pictures, labels: labels.csv, classes: names.txt, resize: 32, crop: 32}
 models:
   small:
     architecture: small_zf
@@ -51,7 +52,7 @@ class Net(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def build(classes):
+def build(classes, note=None):
     return Net(classes)
 """
 
@@ -66,10 +67,17 @@ def block(inputs, outputs):
 """
 
 
+CLASSES = ("amber", "blue", "coral")
+
+
 def write_pictures(folder: Path) -> None:
-    """Write three folders of six pictures, each with a square of its own colour."""
+    """Write three folders of six pictures, each with a square of its own colour; label them."""
+    names = [f"{name}/{number}.png" for name in CLASSES for number in range(6)]
+    lines = [f"{name},{CLASSES.index(name.partition('/')[0])}\n" for name in names]
+    (folder.parent / "labels.csv").write_text("".join(["file,class_index\n", *lines]))
+    (folder.parent / "names.txt").write_text("".join(f"{name}\n" for name in CLASSES))
     generator = np.random.default_rng(0)
-    for channel, name in enumerate(("amber", "blue", "coral")):
+    for channel, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
         for number in range(6):
             pixels = generator.integers(0, 128, (40, 48, 3)).astype(np.uint8)
@@ -100,10 +108,18 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @pytest.fixture(scope="session")
-def made(start: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Outcome]:
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the jobs of the run that made the atlas said what they had loaded."""
+    return tmp_path_factory.mktemp("observed")
+
+
+@pytest.fixture(scope="session")
+def made(
+    start: Place, observed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Place, Outcome]:
     """The whole atlas, made by one real run; and that run."""
     place = start.copied(tmp_path_factory.mktemp("made"))
-    outcome = place.run("--cores", "2")
+    outcome = place.run("--cores", "2", CONVATLAS_OBSERVED=observed)
     assert outcome.code == 0, outcome.text
     return place, outcome
 

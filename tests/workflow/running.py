@@ -62,20 +62,32 @@ class Place:
         edit(config)
         (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
-    def run(self, *arguments: str | Path, config: str | None = "config.yaml") -> Outcome:
-        """Run Snakemake in the folder; `config` None means the config that it finds itself."""
+    def start(
+        self, *arguments: str | Path, config: str | None = "config.yaml", **environment: str | Path
+    ) -> subprocess.Popen[str]:
+        """Start Snakemake in the folder, in a process group of its own.
+
+        `config` None means the config that it finds itself.
+        """
         chosen = ["--configfile", config] if config else []
         command = [sys.executable, "-m", "snakemake", "--snakefile", self.project / "Snakefile"]
-        done = subprocess.run(
+        return subprocess.Popen(
             [*command, *chosen, *arguments],
             cwd=self.folder,
-            env=_environment(self.project),
+            env=_environment(self.project) | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
+            start_new_session=True,
         )
-        return Outcome(done.returncode, done.stdout)
+
+    def run(
+        self, *arguments: str | Path, config: str | None = "config.yaml", **environment: str | Path
+    ) -> Outcome:
+        """Run Snakemake in the folder to its end, see `start`."""
+        process = self.start(*arguments, config=config, **environment)
+        text, _ = process.communicate()
+        return Outcome(process.returncode, text)
 
     def plan(self, *arguments: str) -> dict[str, set[str]]:
         """Return the jobs that a run would do."""
@@ -102,7 +114,8 @@ def copy_workflow(folder: Path) -> None:
 def _environment(project: Path) -> dict[str, str]:
     """Return an environment in which `convatlas` is the project's, and its bytecode is kept."""
     own = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    return own | {"PYTHONPATH": str(project / "workflow"), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    paths = [str(project / "workflow"), str(Path(__file__).parent / "observing")]
+    return own | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 
 
 def user_net(folder: Path) -> torch.nn.Module:

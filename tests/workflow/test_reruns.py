@@ -1,16 +1,45 @@
-"""After a change, the jobs that depend on it run again, all of them and no others."""
+"""The rerun matrix: after a change, the jobs that depend on it run again, and no others.
+
+A row is a change and the rules whose jobs it touches first; what comes after them is
+read off `AFTER`, written down by hand. All rows are dry runs on copies of one atlas,
+two at a time.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from running import Config, Place
+from running import REPOSITORY, Config, Outcome, Place
 
-SCENES, PICTURES = "study=scenes", "study=pictures"
+from convatlas.schema import read_schema
 
+Plan = dict[str, set[str]]
+
+SCENES, PICTURES = {"study": "scenes"}, {"study": "pictures"}
+STUDIES = {  # what each is of
+    "scenes": {"dataset": "scenes", "model": "small", "occluded": "relu4"},
+    "pictures": {"dataset": "pictures", "model": "mine", "occluded": "second.1"},
+}
+
+# --------------------------------------------------------- what follows from what
+
+RUNNING = {  # what runs a network
+    "extract_activations",
+    "record_maps",
+    "sweep_occlusion",
+    "project_patches",
+    "project_strongest",
+}
 PLOTS = {
     "plot_filters",
     "plot_maps",
@@ -22,13 +51,193 @@ PLOTS = {
     "plot_growth",
     "plot_training",
 }
-EXHIBITS = {f"{PICTURES}, exhibit={n}" for n in (0, 1)}
-ALL_EXHIBITS = EXHIBITS | {f"{SCENES}, exhibit=0"}
-ALL_LAYERS = {f"{PICTURES}, layer=first.1", f"{PICTURES}, layer=second.1", f"{SCENES}, layer=relu2"}
+END = {"record_provenance", "build_report"}
+
+AFTER: dict[str, set[str]] = {
+    "prepare_images": {
+        *("train_model", "extract_activations", "score_predictions", "rank_patches"),
+        *("pick_exhibit", "project_patches", "project_strongest", "sweep_occlusion"),
+        *("plot_patches", "plot_projections", "plot_scatter", "plot_grid"),
+    },
+    "list_classes": {"plot_maps", "plot_patches", "plot_scatter", "plot_grid", "plot_occlusion"},
+    "import_model": {*RUNNING, "cut_filters"},
+    "train_model": {*RUNNING, "cut_filters", "plot_training"},
+    "describe_model": {  # but see `affected`
+        *RUNNING,
+        *("cut_filters", "score_predictions", "rank_patches"),
+        *("plot_maps", "plot_patches", "plot_occlusion", "plot_growth"),
+    },
+    "extract_activations": {
+        *("gather_activations", "score_predictions", "rank_patches", "find_neighbours")
+    },
+    "gather_activations": {"score_predictions", "rank_patches", "find_neighbours"},
+    "score_predictions": {"plot_scatter"},
+    "pick_exhibit": {
+        *("list_exhibits", "record_maps", "sweep_occlusion", "project_strongest"),
+        *("plot_maps", "plot_occlusion", "plot_growth"),
+    },
+    "record_maps": {"plot_maps"},
+    "cut_filters": {"plot_filters"},
+    "rank_patches": {"project_patches", "project_strongest", "plot_patches", "plot_projections"},
+    "project_patches": {"plot_projections"},
+    "find_neighbours": {"embed_codes"},
+    "embed_codes": {"arrange_grid", "plot_scatter"},
+    "arrange_grid": {"plot_grid"},
+    "sweep_occlusion": {"project_strongest", "plot_occlusion"},
+    "project_strongest": {"plot_occlusion"},
+}
+# Snakemake knows what else there is of a study once its layers are known.
+BEFORE_LAYERS = {
+    *("prepare_images", "list_classes", "train_model", "import_model", "describe_model"),
+    *("extract_activations", "gather_activations", "score_predictions", "pick_exhibit"),
+    *("list_exhibits", "record_provenance", "build_report"),
+}
 
 
-def studies(config: Config) -> dict[str, Config]:
-    return config["studies"]
+def wildcards_of(job: str) -> dict[str, str]:
+    return dict(pair.split("=") for pair in job.split(", ") if pair)
+
+
+def studies_of(rule: str, wildcards: Mapping[str, str]) -> set[str]:
+    """Return the studies that a job is of."""
+    if "study" in wildcards:
+        return {wildcards["study"]}
+    kind = "dataset" if "dataset" in wildcards else "model"
+    return {name for name, of in STUDIES.items() if of[kind] == wildcards[kind]}
+
+
+def follows(rule: str, job: str, after: str, later: str) -> bool:
+    """Say whether the job `later` of the rule `after` uses what a job makes."""
+    if after not in AFTER.get(rule, set()) | (END if rule not in END else {"build_report"}):
+        return False
+    first, second = wildcards_of(job), wildcards_of(later)
+    if not studies_of(rule, first) & studies_of(after, second):
+        return False
+    if rule == "prepare_images" and first["part"] == "train":
+        return after in {"train_model", *END}
+    if rule == "prepare_images" and after == "train_model":
+        return True  # it is judged on the images
+    if after == "plot_growth" and rule == "pick_exhibit":
+        return first["exhibit"] == "0"
+    if rule == "rank_patches" and after == "project_strongest":
+        return first["layer"] == STUDIES[first["study"]]["occluded"]
+    shared = first.keys() & second.keys() & {"study", "layer", "exhibit"}
+    return all(first[key] == second[key] for key in shared)
+
+
+def affected(jobs: Plan, first: Plan) -> Plan:
+    """Return all jobs that must run again where the jobs `first` do."""
+    found = {(rule, job) for rule, named in first.items() for job in named}
+    waiting = list(found)
+    while waiting:
+        rule, job = waiting.pop()
+        for after, named in jobs.items():
+            for later in named:
+                if (after, later) not in found and follows(rule, job, after, later):
+                    found.add((after, later))
+                    waiting.append((after, later))
+    redescribed = {
+        study
+        for rule, job in found
+        if rule == "describe_model"
+        for study in studies_of(rule, wildcards_of(job))
+    }
+    plan: Plan = {}
+    for rule, job in found:
+        known = not studies_of(rule, wildcards_of(job)) & redescribed
+        if known or rule in BEFORE_LAYERS:
+            plan.setdefault(rule, set()).add(job)
+    return plan
+
+
+def select(jobs: Plan, rules: set[str] | frozenset[str], wanted: Mapping[str, str]) -> Plan:
+    """Return the jobs of some rules that have the wanted wildcards, or are of their study."""
+
+    def fits(rule: str, job: str) -> bool:
+        own = wildcards_of(job)
+        if set(wanted) == {"study"}:
+            return wanted["study"] in studies_of(rule, own)
+        return all(own.get(key) == value for key, value in wanted.items())
+
+    return {rule: {job for job in jobs[rule] if fits(rule, job)} for rule in rules}
+
+
+# ----------------------------------------------------------------------- the rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """A change, and what it touches.
+
+    `rules` are touched in all their jobs that have the wildcards `of`; `new` are jobs that
+    weren't there before, with what comes after them where that isn't said in `rules`.
+    """
+
+    name: str
+    edit: Callable[[Place], object]
+    rules: frozenset[str] = frozenset()
+    of: Mapping[str, str] = field(default_factory=dict)
+    new: Mapping[str, set[str]] = field(default_factory=dict)
+    gone: Mapping[str, str] = field(default_factory=dict)  # jobs of the atlas no longer wanted
+    unknown: str = ""  # the study whose layers aren't known
+
+    def expected(self, jobs: Plan) -> Plan:
+        kept = {
+            rule: {
+                job
+                for job in named
+                if not self.gone
+                or any(wildcards_of(job).get(key) != value for key, value in self.gone.items())
+            }
+            for rule, named in jobs.items()
+        }
+        plan = affected(kept, select(kept, self.rules, self.of)) if self.rules else {}
+        for rule, named in self.new.items():
+            plan.setdefault(rule, set()).update(named)
+        for rule in plan.keys() - BEFORE_LAYERS:
+            plan[rule] = {job for job in plan[rule] if f"study={self.unknown}" not in job}
+        return {rule: named for rule, named in plan.items() if named}
+
+
+def row(
+    name: str,
+    edit: Callable[[Place], object],
+    *rules: str,
+    of: Mapping[str, str] | None = None,
+    new: Mapping[str, set[str]] | None = None,
+    gone: Mapping[str, str] | None = None,
+    unknown: str = "none",
+) -> Row:
+    return Row(name, edit, frozenset(rules), of or {}, new or {}, gone or {}, unknown)
+
+
+def put(path: str, value: Any) -> Callable[[Place], None]:
+    """Return an edit that sets a key of the config, given with dots."""
+
+    def change(config: Config) -> None:
+        *above, last = path.split("/")
+        for key in above:
+            config = config.setdefault(key, {})
+        config[last] = value
+
+    return lambda place: place.change(change)
+
+
+def both(*edits: Callable[[Place], object]) -> Callable[[Place], None]:
+    def edit(place: Place) -> None:
+        for each in edits:
+            each(place)
+
+    return edit
+
+
+def swap(name: str, old: str, new: str) -> Callable[[Place], None]:
+    """Return an edit that replaces a text in a file of the working directory."""
+
+    def edit(place: Place) -> None:
+        replace_text(place.folder / name, old, new)
+
+    return edit
 
 
 def replace_text(path: Path, old: str, new: str) -> None:
@@ -37,231 +246,573 @@ def replace_text(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_nothing_is_to_be_done_twice(atlas: Place) -> None:
-    outcome = atlas.run("--dry-run")
-    assert "Nothing to be done" in outcome.text
-    assert outcome.planned == {}
+def append(path: str, text: str) -> Callable[[Place], None]:
+    """Return an edit that adds a text to files of the workflow, `path` a glob."""
+
+    def edit(place: Place) -> None:
+        found = sorted(place.project.glob(path))
+        assert found, path
+        for file in found:
+            with file.open("a") as opened:
+                opened.write(text)
+
+    return edit
 
 
-def test_touched_files_and_comments_rerun_nothing(finished: Place) -> None:
-    for path in (finished.folder / "pictures/amber/0.png", finished.folder / "nets/tiny.pth"):
-        os.utime(path)
-    for name in ("activations.py", "figures/style.py", "data/folder.py"):
-        with (finished.project / "workflow/convatlas" / name).open("a") as file:
-            file.write("\n# a remark\n")
-    assert finished.plan() == {}
-
-
-def test_a_layer_more(finished: Place) -> None:
-    finished.change(lambda c: studies(c)["pictures"]["layers"].append("first.2"))
-    new = {f"{PICTURES}, layer=first.2"}
-    assert finished.plan() == {
-        "rank_patches": new,
-        "project_patches": new,
-        "plot_patches": new,
-        "plot_projections": new,
-        "plot_maps": EXHIBITS,  # they list the layers
-        "plot_growth": {f"{PICTURES}, exhibit=0"},
-        "build_report": {PICTURES},
-    }
-
-
-def test_a_layer_less_draws_again_only_what_lists_it(finished: Place) -> None:
-    finished.change(lambda c: studies(c)["pictures"].update(layers=["second.1"]))
-    assert finished.plan() == {
-        "plot_maps": EXHIBITS,
-        "plot_growth": {f"{PICTURES}, exhibit=0"},
-        "build_report": {PICTURES},
-    }
-
-
-def test_an_exhibit_more(finished: Place) -> None:
-    finished.change(lambda c: studies(c)["pictures"].update(exhibits=3))
-    new = {f"{PICTURES}, exhibit=2"}
-    assert finished.plan() == {
-        "pick_exhibit": new,
-        "record_maps": new,
-        "sweep_occlusion": new,
-        "project_strongest": new,
-        "plot_maps": new,
-        "plot_occlusion": new,
-        "list_exhibits": {PICTURES},
-        "build_report": {PICTURES},
-    }
-
-
-def test_another_format_or_resolution_only_plots(finished: Place) -> None:
-    expected = PLOTS | {"build_report"}
-    finished.change(lambda c: c["figures"].update(formats=["png", "svg"]))
-    assert set(finished.plan()) == expected
-    finished.change(lambda c: c.update(figures={"dpi": 90}))
-    plan = finished.plan()
-    assert set(plan) == expected
-    assert plan["plot_maps"] == ALL_EXHIBITS
-
-
-def test_a_parameter_of_one_analysis_in_one_study(finished: Place) -> None:
-    occlusion = {"analyses": {"occlusion": {"fill": "grey"}}}
-    finished.change(lambda c: studies(c)["pictures"].update(occlusion))
-    assert finished.plan() == {
-        "sweep_occlusion": EXHIBITS,
-        "project_strongest": EXHIBITS,
-        "plot_occlusion": EXHIBITS,
-        "build_report": {PICTURES},
-    }
-
-
-def test_a_perplexity_reuses_the_neighbours(finished: Place) -> None:
-    finished.change(lambda c: c["analyses"]["embedding"].update(perplexity=4))
-    plan = finished.plan()
-    assert set(plan) == {"embed_codes", "arrange_grid", "plot_scatter", "plot_grid", "build_report"}
-    assert plan["embed_codes"] == {f"{PICTURES}, layer=mean", f"{SCENES}, layer=relu5"}
-
-
-def test_units_and_the_seed_pick_again(finished: Place) -> None:
-    finished.change(lambda c: c["analyses"]["projections"].update(units=3))
-    shown = {"project_patches", "plot_patches", "plot_projections", "build_report"}
-    plan = finished.plan()
-    assert set(plan) == shown
-    assert plan["project_patches"] == ALL_LAYERS
-    # Exhibits and units that are named, and weights that aren't random, need no seed.
-    finished.change(lambda c: c["analyses"]["projections"].update(units=[0, 1]))
-    finished.change(lambda c: studies(c)["pictures"].update(exhibits=[0, 5]))
-    before = finished.plan()
-    finished.change(lambda c: c.update(seed=7))
-    after = finished.plan()
-    changed = {rule for rule in after if after[rule] != before.get(rule)}
-    assert "import_model" not in after
-    assert changed <= {
-        "pick_exhibit",
-        "record_maps",
-        "sweep_occlusion",
-        "project_strongest",
-        "list_exhibits",
-        "plot_maps",
-        "plot_occlusion",
-        "plot_growth",
-        "build_report",
-    }
-    assert after["pick_exhibit"] - before["pick_exhibit"] == {f"{SCENES}, exhibit=0"}
-
-
-@pytest.mark.parametrize(
-    ("module", "rules"),
-    [
-        ("figures/receptive_fields.py", {"plot_growth"}),
-        ("figures/patches.py", {"plot_patches", "plot_projections"}),  # one shows the other
-        ("figures/style.py", PLOTS),  # imported by all of them
-        ("report/site.py", set()),
-        (
-            "embedding.py",
-            {"find_neighbours", "embed_codes", "arrange_grid", "plot_scatter", "plot_grid"},
-        ),
-        (
-            "patches.py",
-            {
-                "rank_patches",
-                "project_patches",
-                "project_strongest",
-                "plot_patches",
-                "plot_projections",
-                "plot_occlusion",
-            },
-        ),
-        ("projection.py", {"project_patches", "plot_projections"} | {"project_strongest"}),
-        ("exhibits.py", None),
-    ],
-)
-def test_an_edited_module(finished: Place, module: str, rules: set[str] | None) -> None:
-    with (finished.project / "workflow/convatlas" / module).open("a") as file:
-        file.write("\n_EDITED = True\n")
-    plan = finished.plan()
-    if rules is None:  # all that begins with an exhibit
-        rules = {"pick_exhibit", "list_exhibits", "record_maps", "sweep_occlusion"}
-        rules |= {"project_strongest", "plot_maps", "plot_occlusion", "plot_growth"}
-    if module == "projection.py":
-        plan.pop("plot_occlusion", None)
-    assert set(plan) == rules | {"build_report"}
-
-
-def test_an_edited_helper_of_the_users_network(finished: Place) -> None:
-    replace_text(finished.folder / "nets/parts.py", "padding=1", "padding=(1, 1)")
-    plan = finished.plan()
-    assert plan["import_model"] == {"model=mine"}
-    assert plan["describe_model"] == {"model=mine"}
-    assert "train_model" not in plan
-
-
-def test_other_weights_of_the_same_name_and_size(finished: Place) -> None:
-    path = finished.folder / "nets/tiny.pth"
+def other_weights(place: Place) -> None:
+    """Put other weights of the same name, size and time in the place of those there."""
+    path = place.folder / "nets/tiny.pth"
     size, times = path.stat().st_size, path.stat().st_mtime_ns
     saved = torch.load(path, weights_only=True)
     saved["state_dict"] = {name: -value for name, value in saved["state_dict"].items()}
     torch.save(saved, path)
     os.utime(path, ns=(times, times))
     assert path.stat().st_size == size
-    plan = finished.plan()
-    assert plan["import_model"] == {"model=mine"}
-    assert all(PICTURES in x or "model=mine" in x for jobs in plan.values() for x in jobs)
-    # What comes after the checkpoint is known once that has run.
+
+
+def touch_all(place: Place) -> None:
+    """Touch all that is no result: the workflow, the images, the weights, the network."""
+    for path in [*place.project.rglob("*"), *place.folder.glob("*"), *place.folder.glob("*/*/*")]:
+        if "results" not in path.parts and ".snakemake" not in path.parts:
+            os.utime(path)
+
+
+def remark_everywhere(place: Place) -> None:
+    """Write remarks into all modules and scripts, and other docstrings into all modules."""
+    for path in [*place.project.glob("workflow/scripts/*.py"), place.folder / "nets/tiny.py"]:
+        path.write_text(f"# A remark.\n{path.read_text()}# Another.\n")
+    for path in place.project.glob("workflow/convatlas/**/*.py"):
+        path.write_text(
+            f"{path.read_text().replace(chr(34) * 3, chr(34) * 3 + 'Now: ', 1)}\n# So.\n"
+        )
+
+
+def reorder(place: Place) -> None:
+    def backwards(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: backwards(value[key]) for key in reversed(value)}
+        return value
+
+    def change(config: Config) -> None:
+        turned = backwards(config)
+        config.clear()
+        config.update(turned)
+
+    place.change(change)
+
+
+def label_more(name: str) -> Callable[[Place], None]:
+    def edit(place: Place) -> None:
+        with (place.folder / "labels.csv").open("a") as file:
+            file.write(f"{name},1\n")
+
+    return edit
+
+
+def copy_of(old: str, new: str) -> Callable[[Place], None]:
+    return lambda place: shutil.copy2(place.folder / old, place.folder / new) and None
+
+
+def move(old: str, new: str) -> Callable[[Place], None]:
+    return lambda place: (place.folder / old).rename(place.folder / new) and None
+
+
+def forget_times(place: Place) -> None:
+    """Leave of the folder what a fresh clone beside old results has."""
+    shutil.rmtree(place.folder / ".snakemake")
+    touch_all(place)
+
+
+def of(study: str, **wildcards: str) -> set[str]:
+    return {", ".join(f"{key}={value}" for key, value in {"study": study, **wildcards}.items())}
+
+
+LAYER = {
+    **{rule: of("pictures", layer="first.2") for rule in ("rank_patches", "project_patches")},
+    **{rule: of("pictures", layer="first.2") for rule in ("plot_patches", "plot_projections")},
+}
+NEW_EXHIBITS = {  # from two to six
+    rule: set().union(*(of("pictures", exhibit=str(n)) for n in range(2, 6)))
+    for rule in (
+        *("pick_exhibit", "record_maps", "sweep_occlusion", "project_strongest"),
+        *("plot_maps", "plot_occlusion"),
+    )
+}
+HEAD = {
+    **{
+        rule: of("pictures", layer="head")
+        for rule in ("find_neighbours", "embed_codes", "arrange_grid", "plot_scatter")
+    },
+    "plot_grid": of("pictures", layer="head"),
+}
+SHARDS = of("scenes", shard="2") | of("pictures", shard="2")
+ENDS = {rule: {"study=scenes", "study=pictures"} for rule in END}
+ENDS_OF_PICTURES = {rule: {"study=pictures"} for rule in END}
+ENDS_OF_SCENES = {rule: {"study=scenes"} for rule in END}
+PREPARED = ("prepare_images",)
+ALL_IMAGES = {"dataset": "scenes"}
+
+EMBEDDING, OCCLUSION = "analyses/embedding/", "analyses/occlusion/"
+DATA, MINE, SMALL = "datasets/pictures/", "models/mine/", "models/small/"
+OWN = "studies/pictures/"
+
+CONFIG_ROWS = [
+    # ---- the analyses' parameters
+    row("analyses.maps.units", put("analyses/maps/units", 3), "plot_maps", *END),
+    row("analyses.patches.per_unit", put("analyses/patches/per_unit", 2), "rank_patches", *END),
+    row(
+        "analyses.projections.units",
+        put("analyses/projections/units", 3),
+        *("project_patches", "plot_patches", *END),
+    ),
+    row(
+        "analyses.embedding.layer",
+        put(OWN + EMBEDDING + "layer", "head"),
+        *END,
+        of=PICTURES,
+        new=HEAD,
+    ),
+    row("analyses.embedding.code", put(EMBEDDING + "code", "max"), "find_neighbours"),
+    row("analyses.embedding.components", put(EMBEDDING + "components", 4), "find_neighbours"),
+    row("analyses.embedding.neighbours", put(EMBEDDING + "neighbours", 12), "find_neighbours"),
+    row("analyses.embedding.perplexity", put(EMBEDDING + "perplexity", 4), "embed_codes"),
+    row("analyses.embedding.iterations", put(EMBEDDING + "iterations", 60), "embed_codes"),
+    row(
+        "analyses.embedding.early_exaggeration",
+        put(EMBEDDING + "early_exaggeration", 6),
+        "embed_codes",
+    ),
+    row("analyses.embedding.seed", put(EMBEDDING + "seed", 5), "embed_codes", "arrange_grid"),
+    row("analyses.embedding.grid", put(EMBEDDING + "grid", 4), "arrange_grid"),
+    row("analyses.occlusion.size", put(OCCLUSION + "size", 16), "sweep_occlusion"),
+    # As a set, the numbers 8, 8 and 32 (the batch size) are those before.
+    row("size as another number", put(OCCLUSION + "size", 32), "sweep_occlusion"),
+    row("analyses.occlusion.stride", put(OCCLUSION + "stride", 16), "sweep_occlusion"),
+    row("analyses.occlusion.fill", put(OCCLUSION + "fill", "grey"), "sweep_occlusion"),
+    row(
+        "analyses.occlusion.layer",
+        put(OWN + OCCLUSION + "layer", "first.1"),
+        "sweep_occlusion",
+        of=PICTURES,
+    ),
+    row(
+        "of one study alone",
+        put(OWN + OCCLUSION + "fill", [0, 128, 255]),
+        "sweep_occlusion",
+        of=PICTURES,
+    ),
+    # ---- of the whole config
+    row("figures.formats", put("figures/formats", ["png", "svg"]), *PLOTS),
+    row("figures.dpi", put("figures/dpi", 90), *PLOTS),
+    row("seed", put("seed", 7), "pick_exhibit", "project_patches", "plot_patches"),
+    row(
+        "batch_size",
+        put("batch_size", 8),
+        *("extract_activations", "sweep_occlusion", "project_patches", "project_strongest"),
+    ),
+    row("shards", put("shards", 3), "extract_activations", new={"extract_activations": SHARDS}),
+    # ---- of data sets
+    row(
+        "datasets.shapes.train",
+        put("datasets/scenes/train", 70),
+        *PREPARED,
+        of={"dataset": "scenes", "part": "train"},
+    ),
+    row(
+        "datasets.shapes.test",
+        put("datasets/scenes/test", 30),
+        *PREPARED,
+        of={"dataset": "scenes", "part": "images"},
+    ),
+    row(
+        "datasets.shapes.size",
+        put("datasets/scenes/size", 40),
+        *(*PREPARED, "describe_model"),
+        of=SCENES,
+    ),
+    row("datasets.shapes.seed", put("datasets/scenes/seed", 1), *PREPARED, of=ALL_IMAGES),
+    row(
+        "datasets.folder.path",
+        both(move("pictures", "photos"), put(DATA + "path", "photos")),
+        *PREPARED,
+        of=PICTURES,
+    ),
+    row(
+        "datasets.folder.labels",
+        both(move("labels.csv", "l.csv"), put(DATA + "labels", "l.csv")),
+        *PREPARED,
+        of=PICTURES,
+    ),
+    row(
+        "datasets.folder.classes",
+        both(move("names.txt", "n.txt"), put(DATA + "classes", "n.txt")),
+        *PREPARED,
+        of=PICTURES,
+    ),
+    row(
+        "datasets.folder.resize",
+        put(DATA + "resize", 40),
+        *(*PREPARED, "describe_model"),
+        of=PICTURES,
+    ),
+    row(
+        "datasets.folder.crop",
+        put(DATA + "crop", 24),
+        *(*PREPARED, "describe_model"),
+        of=PICTURES,
+    ),
+    row(
+        "datasets.folder.interpolation",
+        put(DATA + "interpolation", "bicubic"),
+        *PREPARED,
+        of=PICTURES,
+    ),
+    row("datasets.folder.on_error", put(DATA + "on_error", "skip"), *PREPARED, of=PICTURES),
+    # ---- of models
+    row(
+        "models.architecture",
+        both(
+            copy_of("nets/tiny.py", "nets/small.py"),
+            put(MINE + "architecture", "nets/small.py:build"),
+        ),
+        *("import_model", "describe_model"),
+        of=PICTURES,
+    ),
+    row(
+        "models.options",
+        put(MINE + "options/note", "x"),
+        *("import_model", "describe_model"),
+        of=PICTURES,
+    ),
+    row(
+        "models.weights",
+        both(move("nets/tiny.pth", "nets/t.pth"), put(MINE + "weights", "nets/t.pth")),
+        "import_model",
+        of=PICTURES,
+    ),
+    row(
+        "models.normalize.mean",
+        put(MINE + "normalize/mean", [0.4] * 3),
+        "import_model",
+        of=PICTURES,
+    ),
+    row(
+        "models.normalize.std", put(MINE + "normalize/std", [0.2] * 3), "import_model", of=PICTURES
+    ),
+    *(
+        row(f"models.train.{key}", put(f"{SMALL}train/{key}", value), "train_model", of=SCENES)
+        for key, value in (
+            ("epochs", 2),
+            ("batch_size", 16),
+            ("learning_rate", 0.01),
+            ("weight_decay", 0.5),
+            ("seed", 1),
+            ("snapshots", [1]),
+        )
+    ),
+    row(
+        "models.train.validation",
+        put(SMALL + "train/validation", "pictures"),
+        *("train_model", *END),
+        of=SCENES,
+    ),
+    row(
+        "models.train.dataset",
+        both(put(SMALL + "train/dataset", "pictures"), put(SMALL + "train/validation", "scenes")),
+        *("train_model", "describe_model"),
+        of=SCENES,
+    ),
+    # ---- of studies
+    row(
+        "studies.model",
+        both(
+            lambda place: place.change(
+                lambda c: c["models"].update(again=dict(c["models"]["mine"]))
+            ),
+            put(OWN + "model", "again"),
+        ),
+        *("extract_activations", "gather_activations", "score_predictions", *END),
+        of=PICTURES,
+        new={"import_model": {"model=again"}, "describe_model": {"model=again"}},
+        unknown="pictures",
+    ),
+    row(
+        "studies.dataset",
+        both(
+            lambda place: place.change(
+                lambda c: c["datasets"].update(again=dict(c["datasets"]["pictures"]))
+            ),
+            put(OWN + "dataset", "again"),
+        ),
+        *("describe_model", "pick_exhibit", "extract_activations", "score_predictions"),
+        of=PICTURES,
+        new={
+            "prepare_images": {"dataset=again, part=images"},
+            "list_classes": {"dataset=again"},
+        },
+    ),
+    row(
+        "studies.layers",
+        put(OWN + "layers", ["first.1", "second.1", "first.2"]),
+        *("plot_maps", "plot_growth", *END),  # they list the layers
+        of=PICTURES,
+        new=LAYER,
+    ),
+    row(
+        "a layer less",
+        put(OWN + "layers", ["second.1"]),
+        *("plot_maps", "plot_growth", *END),
+        of=PICTURES,
+        gone={"study": "pictures", "layer": "first.1"},
+    ),
+    row(
+        "studies.exhibits",
+        put(OWN + "exhibits", 6),
+        *("list_exhibits", *END),
+        of=PICTURES,
+        new=NEW_EXHIBITS,
+    ),
+    row(
+        "studies.extract",
+        put(OWN + "extract", ["*", "first.*"]),
+        "extract_activations",
+        of=PICTURES,
+    ),
+    row(
+        "a study more",
+        lambda place: place.change(
+            lambda c: c["studies"].update(again={"model": "mine", "dataset": "pictures"})
+        ),
+    ),
+    row("a study less", lambda place: place.change(lambda c: c["studies"].pop("scenes"))),
+    row("the keys in another order", reorder),
+    row("thirty as 30.0", put(EMBEDDING + "perplexity", 3.0)),
+    row(
+        "what isn't used",
+        lambda place: place.change(lambda c: c["datasets"].update(more={"source": "digits"})),
+    ),
+]
+
+FILE_ROWS = [
+    row(
+        "an image changed",
+        lambda place: shutil.copy(
+            place.folder / "pictures/blue/1.png", place.folder / "pictures/blue/2.png"
+        ),
+        *PREPARED,
+        of=PICTURES,
+    ),
+    row(
+        "an image more",
+        both(copy_of("pictures/blue/1.png", "pictures/blue/6.png"), label_more("blue/6.png")),
+        *PREPARED,
+        of=PICTURES,
+    ),
+    row(
+        "an image less",
+        both(
+            lambda place: (place.folder / "pictures/blue/5.png").unlink(),
+            swap("labels.csv", "blue/5.png,1\n", ""),
+        ),
+        *PREPARED,
+        of=PICTURES,
+    ),
+    row("an image that isn't listed", copy_of("pictures/blue/1.png", "pictures/blue/7.png")),
+    row(
+        "another label", swap("labels.csv", "blue/5.png,1", "blue/5.png,2"), *PREPARED, of=PICTURES
+    ),
+    row("a class's name", swap("names.txt", "blue", "azure"), "list_classes", of=PICTURES),
+    row(
+        "a class more",
+        swap("names.txt", "coral\n", "coral\ndun\n"),
+        *("list_classes", "prepare_images"),
+        of=PICTURES,
+    ),
+    row("weights of the same name, size and time", other_weights, "import_model", of=PICTURES),
+    row(
+        "the network's file",
+        swap("nets/tiny.py", "x.mean((2, 3))", "x.amax((2, 3))"),
+        *("import_model", "describe_model"),
+        of=PICTURES,
+    ),
+    row(
+        "a module that it imports",
+        swap("nets/parts.py", "padding=1", "padding=(1, 1)"),
+        *("import_model", "describe_model"),
+        of=PICTURES,
+    ),
+    row("a caption", append("workflow/report/patches.rst", "\nMore.\n"), "build_report"),
+    row(
+        "the page", append("workflow/convatlas/report/templates/style.css", "/**/"), "build_report"
+    ),
+    row("remarks and docstrings everywhere", remark_everywhere),
+    row("all touched", touch_all),
+    row("a fresh clone over old results", forget_times),
+    row(
+        "the results in another place",
+        lambda place: place.folder.rename(place.folder.with_name("moved")),
+    ),
+    row("other software listed", append("environment.yml", "  - more=1.0\n")),
+    row("another number of threads", append("workflow/profiles/workstation/config.yaml", "\n")),
+]
+
+SCRIPT_ROWS = [
+    row(
+        f"script {path.stem}", append(f"workflow/scripts/{path.name}", "\n_EDITED = 1\n"), path.stem
+    )
+    for path in sorted((REPOSITORY / "workflow/scripts").glob("*.py"))
+    if path.stem != "describe"  # makes nothing
+]
+
+MODULES = sorted(
+    path.relative_to(REPOSITORY / "workflow").with_suffix("")
+    for path in (REPOSITORY / "workflow/convatlas").rglob("*.py")
+)
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.parts).removesuffix(".__init__")
+
+
+MODULE_ROWS = [
+    row(f"module {dotted(path)}", append(f"workflow/{path}.py", "\n_EDITED = 1\n"))
+    for path in MODULES
+]
+# Imported only where it is needed, which this atlas doesn't need: for torchvision's networks.
+# (So is `convatlas.data.presets`, for folders without a size.)
+NOT_LOADED = {
+    "convatlas.models.zoo": {"import_model", "train_model", "describe_model", *RUNNING},
+}
+
+ROWS = [*CONFIG_ROWS, *FILE_ROWS, *SCRIPT_ROWS, *MODULE_ROWS]
+
+
+# ------------------------------------------------------------------------ the runs
+
+
+@pytest.fixture(scope="module")
+def jobs(made: tuple[Place, Outcome]) -> Plan:
+    """All jobs of the atlas."""
+    return made[1].planned
+
+
+@pytest.fixture(scope="module")
+def plans(
+    request: pytest.FixtureRequest, atlas: Place, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Future[Plan]]]:
+    """What a run would do after the change of each row that is asked for."""
+    wanted = {
+        item.callspec.params["row"].name
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and "row" in getattr(item, "fixturenames", ())
+        if hasattr(item, "callspec")
+    }
+
+    def plan(one: Row, folder: Path) -> Plan:
+        place = atlas.copied(folder)
+        one.edit(place)
+        if not place.folder.exists():
+            place = Place(place.project, place.folder.with_name("moved"))
+        found = place.plan()
+        shutil.rmtree(folder)
+        return found
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        folders = {r.name: tmp_path_factory.mktemp("row") for r in ROWS if r.name in wanted}
+        yield {r.name: pool.submit(plan, r, folders[r.name]) for r in ROWS if r.name in folders}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("row", [*CONFIG_ROWS, *FILE_ROWS, *SCRIPT_ROWS], ids=lambda r: r.name)
+def test_a_change(row: Row, plans: Mapping[str, Future[Plan]], jobs: Plan) -> None:
+    plan = plans[row.name].result()
+    if row.name == "a study more":
+        assert plan
+        assert all("study=again" in job for named in plan.values() for job in named)
+    else:
+        assert plan == row.expected(jobs)
+
+
+@pytest.mark.parametrize("row", MODULE_ROWS, ids=lambda r: r.name)
+def test_an_edited_module(
+    row: Row, plans: Mapping[str, Future[Plan]], jobs: Plan, observed: Path
+) -> None:
+    """The rules that run again are those whose jobs have loaded the module when they ran."""
+    module = row.name.removeprefix("module ")
+    rules = {
+        record["rule"]
+        for record in map(json.loads, (path.read_text() for path in observed.glob("*.json")))
+        if module in record["modules"]
+    } | NOT_LOADED.get(module, set())
+    touched = select(jobs, frozenset(rules), {})
+    if reader := re.fullmatch(r"convatlas\.data\.(folder|shapes|presets|images)", module):
+        # Each data set counts the module that reads it, and what that one imports.
+        own = "scenes" if reader[1] == "shapes" else "pictures"
+        model = STUDIES[own]["model"]
+        touched |= {
+            "prepare_images": {j for j in jobs["prepare_images"] if f"dataset={own}" in j},
+            "list_classes": {f"dataset={own}"},
+            "describe_model": {f"model={model}"},  # the images' size
+        }
+    assert plans[row.name].result() == affected(jobs, touched)
+
+
+def test_the_matrix_has_a_row_for_every_key_of_the_config() -> None:
+    def leaves(schema: Mapping[str, Any], above: str) -> Iterator[str]:
+        for key, inner in schema.get("properties", {}).items():
+            name = f"{above}.{key}"
+            yield from leaves(inner, name) if inner.get("properties") else [name]
+
+    kinds_of_data = [rule["then"] for rule in read_schema("datasets")["allOf"]]
+    definitions = {schema["title"]: schema for schema in kinds_of_data}
+    keys = {
+        *leaves(read_schema("analyses"), "analyses"),
+        *(key for key in leaves(read_schema("models"), "models")),
+        *(key for key in leaves(read_schema("studies"), "studies") if ".analyses." not in key),
+        *(f"{key}" for key in ("figures.formats", "figures.dpi", "seed", "batch_size", "shards")),
+        *leaves(definitions["shapes"], "datasets.shapes"),
+        *leaves(definitions["folder"], "datasets.folder"),
+    }
+    without = {"analyses.filters", "analyses.receptive_fields"}  # they have no keys
+    kinds = {"datasets.shapes.source", "datasets.folder.source"}  # another kind of data set
+    assert keys - without - kinds <= {r.name for r in CONFIG_ROWS}
+
+
+def test_the_matrix_has_a_row_for_every_module_and_rule(jobs: Plan) -> None:
+    assert {f"script {rule}" for rule in jobs} == {r.name for r in SCRIPT_ROWS}
+    assert len(MODULE_ROWS) > 50
+
+
+def test_the_matrix_can_fail(finished: Place, jobs: Plan) -> None:
+    """Without the digests that rules have as parameters, an edited module goes unseen."""
+    changed = next(r for r in MODULE_ROWS if r.name == "module convatlas.patches")
+    changed.edit(finished)
+    expected = affected(jobs, select(jobs, frozenset({"rank_patches"}), {}))
+    assert set(finished.plan()) == set(expected)
+    assert finished.plan("--rerun-triggers", "mtime", "input", "code") == {}
+
+
+def test_new_weights_are_carried_through_to_the_end(finished: Place, jobs: Plan) -> None:
+    other_weights(finished)
+    planned = finished.plan()
     outcome = finished.run("--cores", "2")
     assert outcome.code == 0, outcome.text
-    done = outcome.planned
-    assert all(PICTURES in x or "model=mine" in x for jobs in done.values() for x in jobs)
-    assert set(done) == {
-        "import_model",
-        "describe_model",
-        "extract_activations",
-        "gather_activations",
-        "score_predictions",
-        "cut_filters",
-        "record_maps",
-        "rank_patches",
-        "project_patches",
-        "find_neighbours",
-        "embed_codes",
-        "arrange_grid",
-        "sweep_occlusion",
-        "project_strongest",
-        "build_report",
-    } | (PLOTS - {"plot_training", "plot_growth"})  # the geometry is as it was
+    assert outcome.planned == planned
     assert finished.plan() == {}
 
 
-def test_an_image_more(finished: Place) -> None:
-    pictures = finished.folder / "pictures"
-    (pictures / "blue/6.png").write_bytes((pictures / "coral/0.png").read_bytes())
-    plan = finished.plan()
-    assert plan["prepare_images"] == {"dataset=pictures, part=images"}
-    assert plan["pick_exhibit"] == EXHIBITS
-    assert all("scenes" not in x for jobs in plan.values() for x in jobs)
-    assert "import_model" not in plan
-
-
-def test_more_scenes_to_test_on_leave_those_to_train_on(finished: Place) -> None:
-    finished.change(lambda c: c["datasets"]["scenes"].update(test=30))
-    assert finished.plan()["prepare_images"] == {"dataset=scenes, part=images"}
-
-
-def test_a_second_study_shares_model_and_images(finished: Place) -> None:
-    finished.change(lambda c: studies(c).update(again=dict(studies(c)["pictures"])))
-    plan = finished.plan()
-    assert not {"prepare_images", "import_model", "describe_model", "train_model"} & set(plan)
-    assert all("study=again" in x for jobs in plan.values() for x in jobs)
-
-
-def test_two_runs_give_the_same_bytes(atlas: Place, fresh: Place) -> None:
-    """Only a part of the atlas, one of each kind of file, is made a second time."""
-    targets = [
-        "results/pictures/figures/projections/first.1.png",
-        "results/pictures/figures/occlusion/0.png",
-        "results/pictures/figures/embedding/grid/mean.png",
-    ]
-    outcome = fresh.run("--cores", "2", *targets)
+def test_what_comes_after_new_layers_runs_too(finished: Place, jobs: Plan) -> None:
+    """The dry run can't say, so it is run for good."""
+    swap("nets/tiny.py", "x.mean((2, 3))", "x.amax((2, 3))")(finished)
+    outcome = finished.run("--cores", "2")
     assert outcome.code == 0, outcome.text
-    kinds = {".h5", ".png", ".csv", ".json", ".pt", ".txt"}
-    made = [p for p in fresh.results.rglob("*") if p.suffix in kinds]
-    assert len(made) > 15
-    for path in made:
-        twin = atlas.results / path.relative_to(fresh.results)
-        assert path.read_bytes() == twin.read_bytes(), path
+    rules = {"import_model", "describe_model", *AFTER["import_model"], *AFTER["describe_model"]}
+    assert rules | {"embed_codes", "plot_occlusion"} <= set(outcome.planned)
+    assert not any("scenes" in job for named in outcome.planned.values() for job in named)
+    assert finished.plan() == {}
+
+
+def test_nothing_is_to_be_done_twice(atlas: Place) -> None:
+    outcome = atlas.run("--dry-run")
+    assert "Nothing to be done" in outcome.text
+    assert outcome.planned == {}

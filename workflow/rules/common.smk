@@ -20,6 +20,7 @@ from convatlas.digest import code_digest, file_digest, files_digest
 from convatlas.errors import ConvatlasError
 from convatlas.files import keep_inside
 from convatlas.job import HEAD
+from convatlas.models import shaped_by_weights
 from convatlas.layers import (
     code_layer,
     find_layer,
@@ -289,6 +290,25 @@ def weights_content(name):
     """Return the digest of a model's weights file; empty where there is no file."""
     weights = MODELS[name]["weights"]
     return file_digest(weights) if weights and Path(weights).is_file() else ""
+
+
+def weights_that_shape(name):
+    """Return the weights of a model as far as its layers depend on them, and their content.
+
+    A name of torchvision's may come with options. A file does so for some of torchvision's
+    networks, if it is torchvision's own; the values in any other mean nothing here.
+    """
+    architecture, weights = MODELS[name]["architecture"], MODELS[name]["weights"]
+    content = weights_content(name)
+    if content and not shaped_by_weights(architecture):
+        return ["random", ""]
+    return [weights, content]
+
+
+def classes_to_learn(name):
+    """Return how many classes a model is trained on; None if it isn't, or if its labels tell."""
+    train = MODELS[name]["train"]
+    return count_of_classes(train["dataset"]) if train else None
 
 
 def reference_dataset(name):

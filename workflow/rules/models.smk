@@ -33,7 +33,7 @@ rule train_model:
             architecture=model("architecture"),
             architecture_content=lambda wildcards: architecture_content(wildcards.model),
             options=model("options"),
-            classes=lambda wildcards: count_of_classes(training("dataset")(wildcards)),
+            classes=lambda wildcards: classes_to_learn(wildcards.model),
             normalize=model("normalize"),
             epochs=training("epochs"),
             batch_size=training("batch_size"),
@@ -74,11 +74,6 @@ rule import_model:
 
 
 checkpoint describe_model:
-    input:
-        weights=rules.import_model.output.weights,
-        card=rules.import_model.output.card,
-        # Of the images only the size counts, and `size` says what decides that.
-        images=lambda wildcards: ancient(shown_images(reference_dataset(wildcards.model))),
     output:
         layers="<results>/models/{model}/layers.json",
     log:
@@ -91,8 +86,14 @@ checkpoint describe_model:
         **made_by(
             "describe_model",
             lambda wildcards: source_module(DATASETS[reference_dataset(wildcards.model)]),
+            architecture=model("architecture"),
             architecture_content=lambda wildcards: architecture_content(wildcards.model),
-            size=lambda wildcards: size_keys(DATASETS[reference_dataset(wildcards.model)]),
+            options=model("options"),
+            weights=lambda wildcards: weights_that_shape(wildcards.model),
+            classes=lambda wildcards: classes_to_learn(wildcards.model),
+            images=lambda wildcards: or_stop(
+                size_keys, DATASETS[reference_dataset(wildcards.model)]
+            ),
         ),
     script:
         "../scripts/describe_model.py"

@@ -1,16 +1,14 @@
 """Adapter: describe a model's layers."""
 
-from convatlas.graph.describe import describe_model
 from convatlas.job import Job
-from convatlas.models.load import load_model
-from convatlas.store import Images
+from convatlas.models.describe import describe_model
 
 with Job.of(snakemake):
-    model = load_model(snakemake.input.card, snakemake.input.weights)
-    with Images(snakemake.input.images) as data:
-        size = data.size
     describe_model(
-        model=model.module,
-        size=(3, *size),
+        architecture=snakemake.params.architecture,
+        options=snakemake.params.options,
+        weights=snakemake.params.weights[0],
+        classes=snakemake.params.classes,
+        images=snakemake.params.images,
         output=snakemake.output.layers,
     )

@@ -99,6 +99,18 @@ def source_digest(source: Mapping[str, Any]) -> str:
     return text_digest(parts)
 
 
+def preset_side(preset: tuple[str, str]) -> int:
+    """Return the height and width of images sized as belongs to torchvision's weights."""
+    return _preset_sizing(preset).crop
+
+
+def _preset_sizing(preset: tuple[str, str]) -> Sizing:
+    # Here, because importing torchvision takes seconds that other folders needn't spend.
+    from convatlas.data.presets import preset_sizing
+
+    return preset_sizing(*preset)
+
+
 def resolve_sizing(source: Mapping[str, Any], preset: tuple[str, str] | None) -> Sizing | None:
     """Return how a folder's images are sized; None if they stay as they are.
 
@@ -109,10 +121,7 @@ def resolve_sizing(source: Mapping[str, Any], preset: tuple[str, str] | None) ->
     if resize is None and crop is None:
         if preset is None:
             return None
-        # Here, because importing torchvision takes seconds that other folders needn't spend.
-        from convatlas.data.presets import preset_sizing
-
-        return preset_sizing(*preset)
+        return _preset_sizing(preset)
     return Sizing(resize or crop, crop or resize, source["interpolation"])
 
 

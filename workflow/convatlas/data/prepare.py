@@ -27,7 +27,11 @@ class _Source(Protocol):
 
     def list_classes(self, source: Mapping[str, Any]) -> list[str]: ...
 
-    def source_digest(self, source: Mapping[str, Any]) -> str: ...  # of a folder only
+    # Of a folder only:
+
+    def source_digest(self, source: Mapping[str, Any]) -> str: ...
+
+    def preset_side(self, preset: Preset) -> int: ...
 
 
 _SIZE_KEYS = {"folder": "resize and crop"}
@@ -96,15 +100,19 @@ def prepare_images(
             writer.append(sample.image, sample.label, sample.name, sample.attributes, sample.mask)
             rows.append((sample.name, sample.label, "kept", ""))
         if writer is None:
-            raise DataError(
-                f"None of the {opened.count} images of this data set (source: {source['source']}) "
-                "can be used; the log says why for each."
-            )
+            raise _no_images(opened.count, source)
     skipped = sum(row[2] == "skipped" for row in rows)
     if skipped:
         log.warning("skipped %d of %d images; %s lists them", skipped, len(rows), manifest)
     columns = ("file", "label", "status", "reason")
     write_csv(manifest, {name: [row[i] for row in rows] for i, name in enumerate(columns)})
+
+
+def _no_images(count: int, source: Mapping[str, Any]) -> DataError:
+    return DataError(
+        f"None of the {count} images of this data set (source: {source['source']}) can be used; "
+        "the log of prepare_images says why for each."
+    )
 
 
 def list_classes(source: Mapping[str, Any]) -> list[str]:
@@ -151,12 +159,39 @@ def source_digest(source: Mapping[str, Any]) -> str:
 
 
 def size_keys(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides the height and width of a data set's images: keys and values."""
+    """Return what decides the height and width of a data set's images, for `image_size`.
+
+    These are a few keys of its config; all, and what is in its files, where the images
+    stay as they are.
+    """
     keys = ("source", "size", "resize", "crop", "preset")
     found = {key: source[key] for key in keys if source.get(key) is not None}
-    if source["source"] == "folder" and not found.keys() & {"resize", "crop", "preset"}:
-        found["content"] = source_digest(source)  # they stay as they are
-    return found
+    return found if len(found) > 1 else {**source, "content": source_digest(source)}
+
+
+def image_size(keys: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the height and width that a data set's images will have.
+
+    Parameters
+    ----------
+    keys : as `size_keys` returns them.
+
+    Raises
+    ------
+    DataError
+        if there is no image that can be used.
+    """
+    side = keys.get("size") or keys.get("crop") or keys.get("resize")
+    if side is None and keys.get("preset"):
+        side = _load(keys).preset_side(keys["preset"])
+    if side is not None:
+        return side, side
+    opened = _load(keys).open_part(keys, "images", None)
+    for sample in opened.samples:
+        if sample.image is not None:
+            height, width, _ = sample.image.shape
+            return height, width
+    raise _no_images(opened.count, keys)
 
 
 def _is_torchvision(source: Mapping[str, Any]) -> bool:

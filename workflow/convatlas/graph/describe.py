@@ -25,7 +25,7 @@ _POOLS = ("maxpool", "avgpool", "lppool", "adaptive_avgpool", "adaptive_maxpool"
 _KINDS = {"adaptive_avgpool": "avgpool", "adaptive_maxpool": "maxpool", "mean": "avgpool"}
 
 
-def describe_model(
+def describe_network(
     model: nn.Module, size: tuple[int, int, int], output: str | os.PathLike[str]
 ) -> None:
     """Trace a network for images of `size` (C,H,W) and write its `layers.json`."""

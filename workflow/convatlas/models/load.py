@@ -94,6 +94,44 @@ def outputs_option(architecture: str) -> str:
     return "classes" if architecture in ARCHITECTURES else ""
 
 
+def imported_options(architecture: str, options: Mapping[str, Any], weights: str) -> dict[str, Any]:
+    """Return the options that a network for given weights is built with, all decided.
+
+    Parameters are those of `import_model`. The weights are looked at only to see whether
+    they are torchvision's own, for which some of its networks are built in another way.
+    """
+    if not (name := torchvision_name(architecture)):
+        return dict(options)
+    from convatlas.models import zoo
+
+    named = zoo.find_weights(name, weights)
+    if named is None and Path(weights).is_file():
+        named = zoo.recognise(name, Path(weights))
+    defaults = zoo.options_for(name, named) if named else zoo.default_options(name)
+    return defaults | dict(options)
+
+
+def trained_options(
+    architecture: str, options: Mapping[str, Any], classes: int, size: tuple[int, int]
+) -> dict[str, Any]:
+    """Return the options that a network to be trained is built with.
+
+    The number of outputs is that of the classes, and for our own architectures the size
+    (height, width) that of the images, unless the options say otherwise.
+    """
+    inferred: dict[str, Any] = {}
+    if name := outputs_option(architecture):
+        inferred[name] = classes
+    if architecture in ARCHITECTURES:
+        height, width = (int(edge) for edge in size)
+        inferred["size"] = height if height == width else [height, width]
+    if name := torchvision_name(architecture):
+        from convatlas.models import zoo  # torchvision costs seconds; not all need it
+
+        inferred = zoo.default_options(name) | inferred
+    return inferred | dict(options)
+
+
 # ---------------------------------------------------------------------- importing
 
 
@@ -101,7 +139,6 @@ def outputs_option(architecture: str) -> str:
 class _Choice:
     """What a model is to be made from, every default decided."""
 
-    options: dict[str, Any]
     normalize: Normalization
     weights: str  # what the card says of them
     content: Mapping[Any, Any] | None  # of the checkpoint; None for random weights
@@ -138,8 +175,9 @@ def import_model(
     """
     seed_everything(seed)
     choose = _choose_torchvision if torchvision_name(architecture) else _choose_plain
-    choice = choose(architecture, dict(options), weights)
-    module = build(architecture, choice.options, seed if choice.content is None else None)
+    choice = choose(architecture, weights)
+    options = imported_options(architecture, options, weights)
+    module = build(architecture, options, seed if choice.content is None else None)
     if choice.content is None:
         log.warning("%s: its weights are random, as asked for", architecture)
     else:
@@ -147,7 +185,7 @@ def import_model(
     write_model(
         module,
         architecture=architecture,
-        options=choice.options,
+        options=options,
         weights=choice.weights,
         normalize=_said(choice.normalize, architecture) if normalize is None else normalize,
         training=None,
@@ -157,21 +195,21 @@ def import_model(
     )
 
 
-def _choose_plain(architecture: str, options: dict[str, Any], weights: str) -> _Choice:
+def _choose_plain(architecture: str, weights: str) -> _Choice:
     unit = {"mean": [0.0] * 3, "std": [1.0] * 3}
     if weights == "random":
-        return _Choice(options, unit, weights, None)
+        return _Choice(unit, weights, None)
     path = Path(weights)
-    return _Choice(options, unit, path.name, read_checkpoint(path), weights)
+    return _Choice(unit, path.name, read_checkpoint(path), weights)
 
 
-def _choose_torchvision(architecture: str, options: dict[str, Any], weights: str) -> _Choice:
+def _choose_torchvision(architecture: str, weights: str) -> _Choice:
     from convatlas.models import zoo
 
     name = torchvision_name(architecture)
     preset = zoo.preset(name)
     if weights == "random":
-        return _Choice(zoo.default_options(name) | options, preset, weights, None)
+        return _Choice(preset, weights, None)
     named = zoo.find_weights(name, weights)
     if named:
         label, content = str(named), zoo.download(named)
@@ -179,10 +217,9 @@ def _choose_torchvision(architecture: str, options: dict[str, Any], weights: str
         path = _weights_file(weights, architecture, zoo.weights_names(name))
         label, content, named = path.name, read_checkpoint(path), zoo.recognise(name, path)
     if named is None:
-        return _Choice(zoo.default_options(name) | options, preset, label, content, weights)
+        return _Choice(preset, label, content, weights)
     log.info("%s: these are torchvision's %s", weights, named)
-    defaults = zoo.options_for(name, named)
-    return _Choice(defaults | options, zoo.normalization(named), label, content, weights)
+    return _Choice(zoo.normalization(named), label, content, weights)
 
 
 def _weights_file(weights: str, architecture: str, names: Sequence[str]) -> Path:

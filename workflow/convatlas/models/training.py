@@ -26,8 +26,7 @@ from convatlas.models.load import (
     LoadedModel,
     Normalization,
     build,
-    outputs_option,
-    torchvision_name,
+    trained_options,
     write_model,
 )
 from convatlas.store import NO_RECIPE, Images, Recipe
@@ -118,7 +117,7 @@ def train_model(
         classes = classes or int(labels.max()) + 1
         if normalize is None:
             normalize = {"mean": list(train_set.mean / 255), "std": list(train_set.std / 255)}
-        options = _complete(architecture, options, classes, train_set.size)
+        options = trained_options(architecture, options, classes, train_set.size)
         model = _new_model(architecture, options, normalize, seed)
         _check_outputs(model, train_set.size, classes, architecture)
         settings = {
@@ -185,22 +184,6 @@ def _labels(images: Images, path: str | os.PathLike[str], classes: int | None) -
             f"{classes} classes, 0 to {classes - 1}. Correct the label or the list of classes."
         )
     return labels
-
-
-def _complete(
-    architecture: str, options: Mapping[str, Any], classes: int, size: tuple[int, int]
-) -> dict[str, Any]:
-    inferred: dict[str, Any] = {}
-    if name := outputs_option(architecture):
-        inferred[name] = classes
-    if architecture in ARCHITECTURES:
-        height, width = (int(edge) for edge in size)
-        inferred["size"] = height if height == width else [height, width]
-    if name := torchvision_name(architecture):
-        from convatlas.models import zoo  # torchvision costs seconds; not all need it
-
-        inferred = zoo.default_options(name) | inferred
-    return inferred | dict(options)
 
 
 def _new_model(

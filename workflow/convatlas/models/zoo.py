@@ -14,8 +14,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 
 from convatlas.digest import file_digest
 from convatlas.errors import ModelError, did_you_mean
-
-_WITH_TRAINING_HEADS = ("googlenet", "inception_v3")
+from convatlas.models import WITH_TRAINING_HEADS
 
 
 def build(name: str, options: Mapping[str, Any], *, initialise: bool) -> nn.Module:
@@ -35,7 +34,7 @@ def build(name: str, options: Mapping[str, Any], *, initialise: bool) -> nn.Modu
     """
     _check_name(name)
     arguments = dict(options)
-    if name in _WITH_TRAINING_HEADS:
+    if name in WITH_TRAINING_HEADS:
         arguments.setdefault("init_weights", initialise)
     try:
         if initialise:
@@ -66,7 +65,7 @@ def default_options(name: str) -> dict[str, Any]:
     """
     _check_name(name)
     options: dict[str, Any] = {"num_classes": 1000}
-    if name in _WITH_TRAINING_HEADS:
+    if name in WITH_TRAINING_HEADS:
         options |= {"aux_logits": False, "transform_input": False}
     return options
 
@@ -74,7 +73,7 @@ def default_options(name: str) -> dict[str, Any]:
 def options_for(name: str, weights: WeightsEnum) -> dict[str, Any]:
     """Return the options that torchvision's builder sets when it is given `weights`."""
     options = default_options(name) | {"num_classes": len(weights.meta["categories"])}
-    if name in _WITH_TRAINING_HEADS:
+    if name in WITH_TRAINING_HEADS:
         options["transform_input"] = True
     if name.startswith("vit_"):
         options["image_size"] = weights.meta["min_size"][0]
