@@ -87,7 +87,7 @@ def decode(path: Path) -> Image.Image:
     UnreadableImage
         if there is no such file, or it isn't a whole image of a sensible size.
     """
-    if not path.is_file():  # a named pipe would make us wait for ever
+    if not is_file(path):  # a named pipe would make us wait for ever
         raise UnreadableImage(path, "there is no such file")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -112,6 +112,14 @@ def decode(path: Path) -> Image.Image:
     for text in sorted({_oneline(warning.message) for warning in caught}):
         log.info("%s: %s", path, text)
     return decoded
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path is that of a file; False for a name that can't even be one's."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, holds a byte 0, in a folder that we may not enter
+        return False
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from convatlas.classes import one_line
 from convatlas.data.sample import Part
 from convatlas.errors import DataError
 from convatlas.files import write_csv
@@ -110,12 +111,14 @@ def prepare_images(
 def list_classes(source: Mapping[str, Any]) -> list[str]:
     """Return the names of a data set's classes, in the order of their labels.
 
+    Each fits on a line of a file, from which `classes.read_classes` reads it again.
+
     Raises
     ------
     DataError
         if they can't be found out.
     """
-    return _load(source).list_classes(source)
+    return [one_line(name) for name in _load(source).list_classes(source)]
 
 
 def source_files(source: Mapping[str, Any]) -> list[Path]:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
+from convatlas.classes import read_classes
 
-def read_classes(path: str | os.PathLike[str] | None) -> list[str]:
-    """Return the class names in the order of the network's outputs; none without a file."""
-    if path is None:
-        return []
-    return Path(path).read_text(encoding="utf-8").splitlines()
+__all__ = ["class_name", "read_classes", "shape_text"]
 
 
 def class_name(classes: Sequence[str], label: int) -> str:
