@@ -28,11 +28,11 @@ _UNLABELLED = -1
 _FILE, _CLASS = "file", "class_index"
 _NAMED = 5  # files named in a message about many
 _MOST_CLASSES = 1_000_000  # a hundred times as many as ImageNet's whole tree has leaves
-_MOST_ATTRIBUTES = 1000
+_MOST_ATTRIBUTES = 4000  # HDF5 lists all that lies on an axis in 64 KiB
 _LONG = 40  # characters of a cell in a message
 _WHOLE = re.compile(r"[+-]?[0-9]+")  # int() takes 1_000 and full-width digits too
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf|nan|", re.I)
-_EXACT = 2**53  # whole numbers up to here are floats too
+_EXACT, _DIGITS = 2**53, 17  # whole numbers up to here are floats too
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _is_image(name: str) -> bool:
 
 def _warn_of_left_out(why: str, folder: Path, paths: Sequence[Path]) -> None:
     if paths:
-        named = ", ".join(_name_under(folder, path) for path in paths[:_NAMED])
+        named = ", ".join(one_line(_name_under(folder, path)) for path in paths[:_NAMED])
         more = ", ..." if len(paths) > _NAMED else ""
         log.warning("left out %d images of %s, %s: %s%s", len(paths), folder, why, named, more)
 
@@ -425,5 +425,6 @@ def _is_rounded(text: str) -> bool:
     """Return whether a number isn't a float's: too long a whole number, or too large."""
     if not text or text.lstrip("+-")[0] in "iInN":
         return False
-    number = float(text)
-    return math.isinf(number) or (bool(_WHOLE.fullmatch(text)) and abs(number) > _EXACT)
+    if _WHOLE.fullmatch(text):
+        return len(text) > _DIGITS or abs(int(text)) > _EXACT
+    return math.isinf(float(text))

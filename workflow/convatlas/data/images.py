@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from convatlas.classes import one_line
 from convatlas.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ SUFFIXES = frozenset(
 # Not all that Pillow knows: it would hand a PostScript file in disguise to Ghostscript.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _MOST_PIXELS = 2 * 89_478_485  # where Pillow takes a file for a decompression bomb
+_LONGEST = 300  # characters of what Pillow says of a file
 _UPRIGHT = {  # Exif 2.3, tag 0x0112: how to turn an image so that its first row is on top
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -41,7 +43,7 @@ class UnreadableImage(DataError):
     """An image file that can't be used; `reason` says why, without naming the file."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}.")
+        super().__init__(f"{one_line(str(path))}: {reason}.")
         self.reason = reason
 
 
@@ -110,7 +112,7 @@ def decode(path: Path) -> Image.Image:
                 raise
             raise UnreadableImage(path, f"it can't be decoded ({_oneline(error)})") from error
     for text in sorted({_oneline(warning.message) for warning in caught}):
-        log.info("%s: %s", path, text)
+        log.info("%s: %s", one_line(str(path)), text)
     return decoded
 
 
@@ -165,7 +167,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _oneline(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = one_line(" ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 # ----------------------------------------------------------------------- sizing

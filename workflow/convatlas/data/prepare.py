@@ -81,7 +81,7 @@ def prepare_images(
         size: tuple[int, int] = (0, 0)
         for sample in progress(opened.samples, opened.count, "images"):
             if sample.image is None:
-                log.info("skipped %s: %s", sample.name, sample.reason)
+                log.info("skipped %s: %s", one_line(sample.name), sample.reason)
                 rows.append((sample.name, sample.label, "skipped", sample.reason))
                 continue
             height, width, _ = sample.image.shape
@@ -91,8 +91,8 @@ def prepare_images(
             if (height, width) != size:
                 keys = _SIZE_KEYS.get(source["source"], "size")
                 raise DataError(
-                    f"Image {sample.name} has {height} x {width} pixels, the first one {size[0]} x "
-                    f"{size[1]}. Set the data set's {keys} to bring all to one size."
+                    f"Image {one_line(sample.name)} has {height} x {width} pixels, the first one "
+                    f"{size[0]} x {size[1]}. Set the data set's {keys} to bring all to one size."
                 )
             writer.append(sample.image, sample.label, sample.name, sample.attributes, sample.mask)
             rows.append((sample.name, sample.label, "kept", ""))
