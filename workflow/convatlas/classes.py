@@ -13,6 +13,7 @@ from pathlib import Path
 from convatlas.errors import DataError
 
 _UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's controls, lone surrogates, line breaks
+_NO_CHARACTERS = "\ufffe\uffff"  # which XML, and so an SVG, may not have
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -40,7 +41,8 @@ def read_classes(path: str | os.PathLike[str] | None) -> list[str]:
 def one_line(name: str) -> str:
     r"""Return a name as a line that `read_classes` gives back, whatever is in it.
 
-    Line breaks and controls, and space at its ends, are written as escapes such as ``\n``.
+    Line breaks, controls, what is no character, and space at its ends are written as
+    escapes such as ``\n``.
     """
     start, stop = len(name) - len(name.lstrip()), len(name.rstrip())
     return "".join(
@@ -52,7 +54,7 @@ def one_line(name: str) -> str:
 def _is_writable(character: str, first: bool) -> bool:
     if first and character == _BYTE_ORDER_MARK:
         return False
-    return unicodedata.category(character) not in _UNWRITABLE
+    return unicodedata.category(character) not in _UNWRITABLE and character not in _NO_CHARACTERS
 
 
 def _escaped(character: str) -> str:

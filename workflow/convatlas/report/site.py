@@ -34,6 +34,7 @@ from convatlas.store import Recipe
 
 _PACKAGES = ("torch", "torchvision", "numpy", "h5py", "matplotlib", "opentsne", "snakemake")
 _OF_EXHIBITS = ("maps", "occlusion", "receptive_fields")
+_LONGEST = 150  # letters of a file's name without its suffix
 _BESIDE = ("csv", "svg", "pdf")  # what may lie beside a figure's PNG
 
 AnyPath = str | os.PathLike[str]
@@ -150,7 +151,7 @@ def _copy_figures(figures: Sequence[Figure], assets: Path) -> list[dict[str, Any
         source = Path(figure.path)
         kind = Path(figure.caption).stem
         about = figure.layer or ("" if figure.exhibit is None else str(figure.exhibit))
-        name = _safe("-".join(part for part in (f"{number:03d}", kind, about) if part))
+        name = _safe("-".join(part for part in (f"{number:03d}", kind, about) if part))[:_LONGEST]
         files = {}
         for suffix in ("png", *_BESIDE):
             beside = source.with_suffix(f".{suffix}")
