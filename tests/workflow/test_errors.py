@@ -112,7 +112,7 @@ def test_several_problems_are_said_at_once(fresh: Place) -> None:
         (
             "embedding: {perplexity: 3",
             "embedding: {layer: heads, perplexity: 3",
-            ("study scenes", "no layer 'heads'", "conv1"),
+            ("study pictures", "no layer 'heads'", "Did you mean 'head'", "describe"),
         ),
     ],
 )
