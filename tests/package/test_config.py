@@ -220,7 +220,7 @@ MESSAGES = [
     ({"analyses__patches": None}, "analyses.patches: is empty."),
     ({"studies": {2024: {}}}, "studies.2024: 2024 is not text. Put the name in quotes."),
     ({"studies": {"a b": {}}}, "studies.a b: 'a b' is not a name of letters, digits, "),
-    ({"studies": {"a\n": {}}}, "studies.a\n: 'a\\n' is not a name of letters, digits, "),
+    ({"studies": {"a\n": {}}}, "studies.a\\n: 'a\\n' is not a name of letters, digits, "),
     ({"studies": {"models": {}}}, "studies.models: 'models' is taken (a folder that the results"),
     (
         {"studies__demo": {"dataset": "shapes"}},
@@ -262,7 +262,7 @@ MESSAGES = [
     ({"datasets__photos__path": "photo"}, "datasets.photos.path: there is no folder 'photo' in "),
     ({"datasets__photos__path": "net.py"}, "datasets.photos.path: there is no folder 'net.py' in"),
     ({"datasets__photos__path": "~/p"}, "datasets.photos.path: there is no folder '~/p' in "),
-    ({"datasets__photos__path": "\0"}, "datasets.photos.path: there is no folder '\\x00'"),
+    ({"datasets__photos__path": "\0"}, "datasets.photos.path: '\\x00' holds a character that no"),
     ({"datasets__photos__path": "n" * 999}, "datasets.photos.path: there is no folder 'nnn"),
     ({"datasets__photos__labels": "nolabels.csv"}, "datasets.photos.labels: there is no file "),
     ({"datasets__photos__classes": ""}, "datasets.photos.classes: is an empty text."),

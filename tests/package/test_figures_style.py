@@ -12,8 +12,9 @@ import pytest
 from figure_artifacts import pixels_of
 from PIL import Image
 
+from convatlas.classes import read_classes
 from convatlas.figures import style
-from convatlas.figures.labels import class_name, read_classes, shape_text
+from convatlas.figures.labels import class_name, shape_text
 
 BOX_CASES = [
     # box (top, left, bottom, right), rows and columns of it inside an image of 10 x 20

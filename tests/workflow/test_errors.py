@@ -64,6 +64,36 @@ def test_a_wrong_config(fresh: Place, text: str, instead: str, words: tuple[str,
     assert not fresh.results.exists()
 
 
+@pytest.mark.parametrize(
+    "content", ["datasets: {a: [}\n", "datasets:\n\tshapes: 1\n", "", "[1, 2]\n", "hello\n"]
+)
+def test_a_config_file_that_is_no_mapping(fresh: Place, content: str) -> None:
+    """Snakemake itself says so, before any of our code."""
+    (fresh.folder / "config.yaml").write_text(content)
+    outcome = fresh.run("--dry-run")
+    assert outcome.code == 1
+    assert re.search(r"^Config file .*YAML", outcome.text, re.MULTILINE)
+    assert '  File "' not in outcome.text
+
+
+def test_a_config_that_would_grow_or_call(fresh: Place) -> None:
+    path, trace = fresh.folder / "config.yaml", fresh.folder / "ran"
+    config = path.read_text()
+    lists = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+    path.write_text("\n".join([config, "a0: &a0 [1]", *lists]))
+    assert_plain(fresh.run("--dry-run"), "too many values", "write them out")
+    path.write_text(f"{config}\nx: !!python/object/apply:os.mkdir [{trace}]\n")
+    outcome = fresh.run("--dry-run")
+    assert outcome.code == 1
+    assert '  File "' not in outcome.text
+    assert not trace.exists()
+
+
+def test_a_value_on_the_command_line(fresh: Place) -> None:
+    outcome = fresh.run("--dry-run", "--config", "batch_size=many", "studies={models: {}}")
+    assert_plain(outcome, "batch_size: 'many'", "studies.models: 'models' is taken")
+
+
 def test_several_problems_are_said_at_once(fresh: Place) -> None:
     spoil_config(fresh, "resize: 32", "resise: 32")
     spoil_config(fresh, "perplexity: 3", "perplexty: 3")
@@ -82,7 +112,7 @@ def test_several_problems_are_said_at_once(fresh: Place) -> None:
         (
             "embedding: {perplexity: 3",
             "embedding: {layer: heads, perplexity: 3",
-            ("study scenes", "no layer 'heads'", "conv1"),
+            ("study pictures", "no layer 'heads'", "Did you mean 'head'", "describe"),
         ),
     ],
 )

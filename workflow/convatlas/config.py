@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from convatlas.classes import one_line
 from convatlas.errors import ConfigError, did_you_mean
 from convatlas.schema import (
     KeyPath,
     Problem,
+    dotted,
     fill_defaults,
     find_problems,
     plain_copy,
     read_schema,
+    show,
 )
 
 Config = dict[str, Any]
 
 _TORCHVISION = "torchvision/"
 _ENUM_NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # DEFAULT, IMAGENET1K_V2, ...
+_MERGE = "tag:yaml.org,2002:merge"  # the key <<
+_SHOWN = 300  # characters of a path in a message
 _SIBLINGS = 1000  # files of a folder that are looked through for a name like the one given
 
 
@@ -62,6 +69,49 @@ def load(raw: Mapping[str, Any], base: Path) -> Config:
     if problems:
         raise ConfigError(_report(problems, plain))
     return config
+
+
+def check_keys(paths: Iterable[Path]) -> None:
+    """See that no mapping in YAML config files has a key twice.
+
+    YAML parsers keep the last one and say nothing, so a study could be lost. A file
+    that isn't YAML passes: Snakemake, which reads it too, says what is wrong with it.
+
+    Raises
+    ------
+    ConfigError
+        with a line for each key given a second time: file, line and remedy.
+    """
+    found = [problem for path in paths for problem in _repeated_keys(path)]
+    if found:
+        raise ConfigError("\n  ".join(["The config gives a key twice:", *found]))
+
+
+def _repeated_keys(path: Path) -> Iterator[str]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), loader)
+    except (yaml.YAMLError, OSError, ValueError, RecursionError):
+        return
+    nodes, seen = [root], set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += reversed(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, _ in node.value:
+                name, line = str(key.value), key.start_mark.line + 1
+                if name in lines and key.tag != _MERGE:
+                    yield (
+                        f"{path}, line {line}: {dotted([name])} is in line {lines[name]} too. "
+                        "Join the two, or delete one."
+                    )
+                lines.setdefault(name, line)
+            nodes += reversed([value for _, value in node.value])
 
 
 # --------------------------------------------------------------------- completing
@@ -242,7 +292,8 @@ class _Checks:
         elif architecture and not architecture.startswith(_TORCHVISION):
             self._add(
                 path,
-                f"{weights!r} names weights of torchvision, which has none for {architecture}. "
+                f"{show(weights)} names weights of torchvision, which has none for "
+                f"{show(architecture, _SHOWN)}. "
                 f"Give a checkpoint file (./{weights} if that is its name), random, or train.",
             )
 
@@ -293,8 +344,8 @@ class _Checks:
         known = self._given.get(section)
         if not isinstance(known, dict) or name in known:
             return
-        hint = did_you_mean(name, known) or f" Known are {', '.join(known)}."
-        self._add(path, f"there is no {kind} {name!r} under {section}.{hint}")
+        hint = did_you_mean(name, known) or f" Known are {', '.join(map(one_line, known))}."
+        self._add(path, f"there is no {kind} {show(name)} under {section}.{hint}")
 
     def _check_exists(self, path: KeyPath, value: str, kind: str, instead: str = "") -> None:
         target = self._base / value
@@ -304,7 +355,9 @@ class _Checks:
             remedy = f"{instead} mend the path" if instead else "Mend the path"
             relative = " (~ isn't expanded: write it out)" if value.startswith("~") else ""
             near = did_you_mean(target.name, _siblings(target))
-            self._add(path, f"there is no {kind} {value!r}{where}. {remedy}{relative}.{near}")
+            self._add(
+                path, f"there is no {kind} {show(value, _SHOWN)}{where}. {remedy}{relative}.{near}"
+            )
 
 
 def _asks(question: Callable[[], bool]) -> bool:

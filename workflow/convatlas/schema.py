@@ -21,6 +21,7 @@ import yaml
 from jsonschema import Draft202012Validator, TypeChecker
 from jsonschema.validators import extend
 
+from convatlas.classes import one_line
 from convatlas.errors import did_you_mean
 
 SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
@@ -29,6 +30,10 @@ KeyPath = tuple[str | int, ...]
 Error = Any  # jsonschema.ValidationError, whose fields are typed as perhaps unset
 
 _SHOWN = 60  # characters of a value in a message
+_MOST_VALUES = 20_000  # in a config, counted as often as an alias repeats them
+_DEEPEST = 50  # mappings and lists within each other
+_MOST_DIGITS = 2**63  # whole numbers from here on don't fit into 64 bits
+_SPELT_ALIKE = 2**53  # floats up to here tell all whole numbers apart
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Problem:
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """Return a key path as text, such as ``studies.demo.layers[2]``."""
-    parts = (f"[{p}]" if isinstance(p, int) else f".{p}" for p in path)
+    """Return a key path as text, such as ``studies.demo.layers[2]``, on one line."""
+    parts = (f"[{p}]" if isinstance(p, int) else f".{_cut(one_line(p))}" for p in path)
     return "".join(parts).removeprefix(".")
 
 
@@ -87,42 +92,78 @@ def _inline(node: Any, document: str) -> Any:
 def plain_copy(value: Any, path: KeyPath = ()) -> tuple[Any, list[Problem]]:
     """Return `value` in dicts, lists and scalars that JSON knows, and what had to be mended.
 
-    YAML makes more than JSON has: keys that are no text, dates, infinities, and
-    mappings that contain themselves.
+    YAML makes more than JSON has: keys that are no text, dates, infinities, halves of
+    characters, mappings that contain themselves, and aliases that repeat each other until
+    the values fill the memory.
     """
-    problems: list[Problem] = []
-    return _plain(value, path, problems, ()), problems
+    plain = _Plain()
+    return plain.copied(value, path, ()), plain.problems
 
 
-def _plain(value: Any, path: KeyPath, problems: list[Problem], around: tuple[int, ...]) -> Any:
-    if id(value) in around:
-        problems.append(Problem(path, "contains itself. Write the values out."))
-        return None
-    if isinstance(value, Mapping):
-        result = {}
-        for key, item in value.items():
-            if not isinstance(key, str):
-                problems.append(Problem((*path, str(key)), _not_a_name(key)))
-            here = (*path, str(key))
-            result[str(key)] = _plain(item, here, problems, (*around, id(value)))
-        return result
-    if isinstance(value, list | tuple):
+class _Plain:
+    """Copies values while it notes the problems and counts."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self._count = 0
+
+    def copied(self, value: Any, path: KeyPath, around: tuple[int, ...]) -> Any:
+        if id(value) in around:
+            return self._without(path, "contains itself. Write the values out.")
+        if len(around) > _DEEPEST:
+            return self._without(path, "is nested too deeply. Write it flat.")
+        self._count += 1
+        if self._count == _MOST_VALUES:
+            return self._without(
+                path[:1], "has too many values. Aliases (*) repeat each other: write them out."
+            )
+        if self._count > _MOST_VALUES:
+            return None
         inside = (*around, id(value))
-        return [_plain(item, (*path, i), problems, inside) for i, item in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        problems.append(Problem(path, f"{value} is not a finite number."))
-        return None
-    if value is None or isinstance(value, str | bool | int | float):
+        if isinstance(value, Mapping):
+            result = {}
+            for key, item in value.items():
+                name = key if isinstance(key, str) else show(key)
+                here = (*path, name)
+                if not isinstance(key, str):
+                    self._without(here, _not_a_name(key))
+                elif wrong := _not_a_text(key):
+                    self._without(here, wrong)
+                result[name] = self.copied(item, here, inside)
+            return result
+        if isinstance(value, list | tuple):
+            return [self.copied(item, (*path, i), inside) for i, item in enumerate(value)]
+        if wrong := _not_plain(value):
+            return self._without(path, wrong)
         return value
-    kind = type(value).__name__
-    problems.append(Problem(path, f"{_show(value)} is a {kind}. If it is text, put it in quotes."))
-    return None
+
+    def _without(self, path: KeyPath, text: str) -> None:
+        self.problems.append(Problem(path, text))
+
+
+def _not_plain(value: Any) -> str:
+    """Say what is wrong with a scalar, or nothing."""
+    if isinstance(value, str):
+        return _not_a_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a finite number."
+    if isinstance(value, int) and abs(value) >= _MOST_DIGITS:
+        return "is a whole number beyond 64 bits. Give a smaller one."
+    if value is None or isinstance(value, bool | int | float):
+        return ""
+    return f"{show(value)} is a {type(value).__name__}. If it is text, put it in quotes."
+
+
+def _not_a_text(value: str) -> str:
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        return f"{show(value)} holds a character that no text or path can. Write it without."
+    return ""
 
 
 def _not_a_name(key: Any) -> str:
     if isinstance(key, bool):
         return "YAML reads yes, no, on and off as true and false. Put the name in quotes."
-    return f"{_show(key)} is not text. Put the name in quotes."
+    return f"{show(key)} is not text. Put the name in quotes."
 
 
 # ---------------------------------------------------------------------- defaults
@@ -131,10 +172,15 @@ def _not_a_name(key: Any) -> str:
 def fill_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
     """Return `value` with the schema's defaults where nothing is given.
 
-    Keys come in the schema's order, so that their order in a file means nothing.
+    Keys come in the schema's order, those it has no names for in alphabetical order, so
+    that their order in a file means nothing; what lies below keys that it doesn't describe
+    stays as it is. Where it takes any number, a whole one is an int however it is spelt.
     """
+    if isinstance(value, list):
+        items = _of_lists(schema).get("items", {})
+        return [fill_defaults(item, items) for item in value]
     if not isinstance(value, dict):
-        return copy.deepcopy(value)
+        return _spelt(value, schema)
     schema = _case(value, schema)
     properties = schema.get("properties", {})
     result = {}
@@ -144,10 +190,21 @@ def fill_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
         elif "default" in inner:
             result[name] = fill_defaults(inner["default"], inner)
     others = schema.get("additionalProperties")
-    for name in value:
-        if name not in properties:
-            result[name] = fill_defaults(value[name], others if isinstance(others, dict) else {})
+    for name in sorted(value.keys() - properties.keys()):
+        described = fill_defaults(value[name], others) if isinstance(others, dict) else value[name]
+        result[name] = copy.deepcopy(described)
     return result
+
+
+def _of_lists(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a schema says of lists: itself, or that of its choices which is of them."""
+    return next((s for s in schema.get("anyOf", ()) if s.get("type") == "array"), schema)
+
+
+def _spelt(value: Any, schema: Mapping[str, Any]) -> Any:
+    """Return a number as it is spelt without need: 30 for 30.0, where both are allowed."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) <= _SPELT_ALIKE
+    return int(value) if whole and "number" in _types(schema) else value
 
 
 def _case(value: Any, schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -235,15 +292,15 @@ def _meaning(schema: Mapping[str, Any], key: str) -> str:
 def _text(error: Error) -> str:
     limit, value = error.validator_value, error.instance
     texts: dict[str, Callable[[], str]] = {
-        "minimum": lambda: f"{_show(value)} is less than the minimum of {limit}.",
-        "exclusiveMinimum": lambda: f"{_show(value)} must be greater than {limit}.",
-        "maximum": lambda: f"{_show(value)} is more than the maximum of {limit}.",
-        "uniqueItems": lambda: f"{_show(value)} has an item twice. Give each once.",
+        "minimum": lambda: f"{show(value)} is less than the minimum of {limit}.",
+        "exclusiveMinimum": lambda: f"{show(value)} must be greater than {limit}.",
+        "maximum": lambda: f"{show(value)} is more than the maximum of {limit}.",
+        "uniqueItems": lambda: f"{show(value)} has an item twice. Give each once.",
         "minProperties": lambda: f"is empty. Give at least {limit} under a name of your choice.",
         "minLength": lambda: "is an empty text. Give a value or delete the key.",
         "minItems": lambda: f"has {len(value)} items. Give {phrase(error.schema)}.",
         "maxItems": lambda: f"has {len(value)} items. Give {phrase(error.schema)}.",
-        "not": lambda: f"{_show(value)} is taken ({limit['description']}). Choose another name.",
+        "not": lambda: f"{show(value)} is taken ({limit['description']}). Choose another name.",
     }
     explain = texts.get(str(error.validator))
     text = explain() if explain else _must_be(value, error.schema)
@@ -255,7 +312,7 @@ def _text(error: Error) -> str:
 def _must_be(value: Any, schema: Mapping[str, Any]) -> str:
     if value is None:
         return f"is empty. Give {phrase(schema)}, or delete the key."
-    return f"{_show(value)} is not {phrase(schema)}.{_hint(value, schema)}"
+    return f"{show(value)} is not {phrase(schema)}.{_hint(value, schema)}"
 
 
 def _hint(value: Any, schema: Mapping[str, Any]) -> str:
@@ -344,6 +401,13 @@ _NOUNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+def show(value: Any, most: int = _SHOWN) -> str:
+    """Return a value as a message shows it: as Python writes it, in `most` characters."""
+    try:
+        return _cut(repr(value), most)
+    except ValueError:  # a whole number of thousands of digits
+        return f"a very long {type(value).__name__}"
+
+
+def _cut(text: str, most: int = _SHOWN) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -14,7 +14,7 @@ from pathlib import Path
 import snakemake.jobs
 from snakemake.logging import logger
 
-from convatlas.config import load
+from convatlas.config import check_keys, load
 from convatlas.data.prepare import known_classes, size_keys, source_digest, source_module
 from convatlas.digest import code_digest, file_digest, files_digest
 from convatlas.errors import ConvatlasError
@@ -48,6 +48,7 @@ def or_stop(function, *arguments, place=""):
 # Jobs look whether this process is still there: an orphan of a killed run ends, and writes nothing.
 os.environ[HEAD] = str(os.getpid())
 
+or_stop(check_keys, map(Path, workflow.configfiles))
 CONFIG = or_stop(load, config, Path.cwd())
 STUDIES = CONFIG["studies"]
 MODELS = CONFIG["models"]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from convatlas.data.images import SUFFIXES, Sizing, UnreadableImage, read_image
+from convatlas.classes import one_line, read_classes, read_text
+from convatlas.data.images import SUFFIXES, Sizing, UnreadableImage, is_file, read_image
 from convatlas.data.sample import Part, Sample
 from convatlas.digest import file_digest, files_digest, text_digest
 from convatlas.errors import DataError, did_you_mean
@@ -25,6 +28,12 @@ log = logging.getLogger(__name__)
 _UNLABELLED = -1
 _FILE, _CLASS = "file", "class_index"
 _NAMED = 5  # files named in a message about many
+_MOST_CLASSES = 1_000_000  # a hundred times as many as ImageNet's whole tree has leaves
+_MOST_ATTRIBUTES = 4000  # HDF5 lists all that lies on an axis in 64 KiB
+_LONG = 40  # characters of a cell in a message
+_WHOLE = re.compile(r"[+-]?[0-9]+")  # int() takes 1_000 and full-width digits too
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf|nan|", re.I)
+_EXACT, _DIGITS = 2**53, 17  # whole numbers up to here are floats too
 
 
 @dataclass(frozen=True)
@@ -77,9 +86,9 @@ def list_classes(source: Mapping[str, Any]) -> list[str]:
     in sorted order; without these either, the numbers up to the largest label.
     """
     if source["classes"]:
-        return _read_classes(Path(source["classes"]))
+        return _known_classes(Path(source["classes"]))
     if not source["labels"]:
-        return [_text(folder.name) for folder in _class_folders(Path(source["path"]))]
+        return [_class_of(folder) for folder in _class_folders(Path(source["path"]))]
     largest = max((entry.label for entry in _list_entries(source)), default=_UNLABELLED)
     return [str(label) for label in range(largest + 1)]
 
@@ -91,7 +100,7 @@ def source_digest(source: Mapping[str, Any]) -> str:
     the labels.
     """
     entries = _list_entries(source)
-    files = [entry.path for entry in entries if entry.path.is_file()]
+    files = [entry.path for entry in entries if is_file(entry.path)]
     parts = [files_digest(files, source["path"]), *(str(entry.label) for entry in entries)]
     if source["labels"]:
         parts.append(file_digest(source["labels"]))
@@ -146,7 +155,16 @@ def _read_entries(entries: Iterable[_Entry], sizing: Sizing | None, skip: bool) 
 
 def _list_entries(source: Mapping[str, Any]) -> list[_Entry]:
     """Return the files of a data set with their labels, sorted by name."""
-    folder = Path(source["path"])
+    try:
+        return _entries_of(Path(source["path"]), source)
+    except OSError as error:  # a folder that may not be read, or that the disk can't give
+        raise DataError(
+            f"{error.filename or source['path']} can't be read ({error.strerror or error}). "
+            "Mend that, or take it out of the data set."
+        ) from error
+
+
+def _entries_of(folder: Path, source: Mapping[str, Any]) -> list[_Entry]:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Set path to the folder of the images.")
     if source["labels"]:
@@ -159,7 +177,7 @@ def _list_entries(source: Mapping[str, Any]) -> list[_Entry]:
 
 
 def _entries_of_table(folder: Path, source: Mapping[str, Any]) -> list[_Entry]:
-    classes = _read_classes(Path(source["classes"])) if source["classes"] else None
+    classes = _known_classes(Path(source["classes"])) if source["classes"] else None
     entries = _read_labels(Path(source["labels"]), folder, classes)
     listed = {entry.path for entry in entries}
     rest = [path for path in _images_under(folder) if path not in listed]
@@ -183,10 +201,10 @@ def _labels_of_folders(folders: Sequence[Path], classes: Path | None) -> list[in
     """Return each folder's line in the classes file, or its rank."""
     if classes is None:
         return list(range(len(folders)))
-    names = _read_classes(classes)
+    names = _known_classes(classes)
     labels = []
     for folder in folders:
-        name = _text(folder.name)
+        name = _class_of(folder)
         if names.count(name) != 1:
             how = "twice" if name in names else "not"
             raise DataError(
@@ -203,18 +221,25 @@ def _class_folders(folder: Path) -> list[Path]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if _is_image(p.name) and p.is_file())
+    return sorted(p for p in folder.iterdir() if _is_image(p.name) and not p.is_dir())
 
 
 def _images_under(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its subfolders, links to folders not followed."""
+    """Return the image files in a folder and its subfolders, links to folders not followed.
+
+    Links that lead nowhere are among them, so that they are missed aloud.
+    """
     return sorted(
         Path(parent, name)
-        for parent, _, names in os.walk(folder)
+        for parent, _, names in os.walk(folder, onerror=_raise)
         if not any(part.startswith(".") for part in Path(parent).relative_to(folder).parts)
         for name in names
-        if _is_image(name) and Path(parent, name).is_file()
+        if _is_image(name)
     )
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _is_image(name: str) -> bool:
@@ -224,13 +249,17 @@ def _is_image(name: str) -> bool:
 
 def _warn_of_left_out(why: str, folder: Path, paths: Sequence[Path]) -> None:
     if paths:
-        named = ", ".join(_name_under(folder, path) for path in paths[:_NAMED])
+        named = ", ".join(one_line(_name_under(folder, path)) for path in paths[:_NAMED])
         more = ", ..." if len(paths) > _NAMED else ""
         log.warning("left out %d images of %s, %s: %s%s", len(paths), folder, why, named, more)
 
 
 def _name_under(folder: Path, path: Path) -> str:
     return _text(path.relative_to(folder).as_posix())
+
+
+def _class_of(folder: Path) -> str:
+    return one_line(_text(folder.name))
 
 
 def _text(name: str) -> str:
@@ -241,19 +270,8 @@ def _text(name: str) -> str:
 # -------------------------------------------------------------- classes and labels
 
 
-def _read_text(path: Path, what: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, the {what}, is not UTF-8 text. Save it as UTF-8.") from error
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError(f"{path}, the {what}, is not there. Give its path.") from error
-
-
-def _read_classes(path: Path) -> list[str]:
-    names = [line.strip() for line in _read_text(path, "file of classes").split("\n")]
-    while names and not names[-1]:
-        names.pop()
+def _known_classes(path: Path) -> list[str]:
+    names = read_classes(path)
     if not names:
         raise DataError(f"{path}, the file of classes, is empty. Write a class name a line.")
     if "" in names:
@@ -276,21 +294,40 @@ def _read_labels(path: Path, folder: Path, classes: Sequence[str] | None) -> lis
     header, rows = _read_table(path)
     attributes = _read_attributes(path, header, rows)
     count = len(classes) if classes is not None else None
-    entries: dict[str, _Entry] = {}
+    entries: list[_Entry] = []
+    spelt: dict[str, list[Path]] = {}
     for i, (line, row) in enumerate(rows):
         where = f"{path}, line {line}"
         name = _check_name(row[_FILE], where)
-        if name in entries:
+        file = _find(folder, name)
+        if "\\" in name and not is_file(file):
+            raise DataError(
+                f"{where}: there is no file {name}. Write the path with / between folders."
+            )
+        others = spelt.setdefault(unicodedata.normalize("NFC", name), [])
+        if any(_is_same(file, other) for other in others):
             raise DataError(f"{where}: {name} is listed a second time. Keep one of the lines.")
+        others.append(file)
         label = _read_label(row[_CLASS], where, count)
         values = {key: column[i] for key, column in attributes.items()}
-        entries[name] = _Entry(name, _find(folder, name), label, where, values)
-    return list(entries.values())
+        entries.append(_Entry(name, file, label, where, values))
+    return entries
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Return whether two paths, alike but for how accents are spelt, are one file's."""
+    return one == other or (is_file(one) and is_file(other) and one.samefile(other))
 
 
 def _read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Return the header of a CSV file, and its rows with their line numbers."""
-    reader = csv.reader(io.StringIO(_read_text(path, "file of labels")), strict=True)
+    text = read_text(path, "file of labels")
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise DataError(
+            f"{path}, line {line}: there is a byte 0, which text has none of. Save it as UTF-8."
+        )
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_header(path, header)
@@ -305,7 +342,10 @@ def _read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]
                 padded = cells + [""] * (len(header) - len(cells))
                 rows.append((reader.line_num, dict(zip(header, padded, strict=True))))
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
+        raise DataError(
+            f"{path}, line {reader.line_num}: not CSV ({error}). Close every double quote, and "
+            "write one that belongs to a text twice."
+        ) from error
     return header, rows
 
 
@@ -317,6 +357,10 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
                 f"by commas, and names {', '.join(map(repr, header)) or 'none'}."
                 f"{did_you_mean(name, header)}"
             )
+    if len(header) > _MOST_ATTRIBUTES:
+        raise DataError(
+            f"{path} has {len(header)} columns; {_MOST_ATTRIBUTES} is the most. Take out some."
+        )
     for name in header:
         if name and header.count(name) > 1:
             raise DataError(f"{path} has two columns {name!r}. Rename one of them.")
@@ -342,7 +386,7 @@ def _find(folder: Path, name: str) -> Path:
     Unicode has two ways to write é; a file made on macOS often has the other one.
     """
     spellings = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
-    return next((p for p in (folder / s for s in spellings) if p.is_file()), folder / name)
+    return next((p for p in (folder / s for s in spellings) if is_file(p)), folder / name)
 
 
 def _read_label(text: str, where: str, classes: int | None) -> int:
@@ -352,6 +396,13 @@ def _read_label(text: str, where: str, classes: int | None) -> int:
         raise DataError(
             f"{where}: class_index {text!r} is not a whole number. Give the number of the "
             "network's output, counted from 0, or leave it empty if unknown."
+        )
+    digits = text.strip().lstrip("+-0")
+    if len(digits) >= len(str(_MOST_CLASSES)):
+        shown = digits if len(digits) < _LONG else f"{digits[:_LONG]}..."
+        raise DataError(
+            f"{where}: class_index {shown} can't be a network's output. Give the number of the "
+            "right one, counted from 0."
         )
     label = int(text)
     if label < _UNLABELLED or (classes is not None and label >= classes):
@@ -369,15 +420,26 @@ def _read_attributes(
 
 
 def _as_numbers(cells: list[str]) -> list[Any]:
-    """Return a column as whole numbers, else as numbers, else as the texts it consists of."""
+    """Return a column as whole numbers, else as numbers, else as the texts it consists of.
+
+    It stays as it is where a number would become another one, as the last digits of a
+    long serial number would.
+    """
     texts = [cell.strip() for cell in cells]
     if not any(texts):
         return cells
-    try:
-        return [np.int64(text) for text in texts]
-    except (ValueError, OverflowError):
-        pass
-    try:
+    if all(map(_WHOLE.fullmatch, texts)):
+        with suppress(ValueError, OverflowError):  # beyond 64 bits
+            return [np.int64(text) for text in texts]
+    if all(map(_NUMBER.fullmatch, texts)) and not any(map(_is_rounded, texts)):
         return [float(text or "nan") for text in texts]
-    except ValueError:
-        return cells
+    return cells
+
+
+def _is_rounded(text: str) -> bool:
+    """Return whether a number isn't a float's: too long a whole number, or too large."""
+    if not text or text.lstrip("+-")[0] in "iInN":
+        return False
+    if _WHOLE.fullmatch(text):
+        return len(text) > _DIGITS or abs(int(text)) > _EXACT
+    return math.isinf(float(text))

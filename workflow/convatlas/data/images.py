@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from convatlas.classes import one_line
 from convatlas.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -26,6 +32,8 @@ SUFFIXES = frozenset(
 # Not all that Pillow knows: it would hand a PostScript file in disguise to Ghostscript.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _MOST_PIXELS = 2 * 89_478_485  # where Pillow takes a file for a decompression bomb
+_BLOCK = 1 << 20
+_LONGEST = 300  # characters of what Pillow says of a file
 _UPRIGHT = {  # Exif 2.3, tag 0x0112: how to turn an image so that its first row is on top
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -41,7 +49,7 @@ class UnreadableImage(DataError):
     """An image file that can't be used; `reason` says why, without naming the file."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}.")
+        super().__init__(f"{one_line(str(path))}: {reason}.")
         self.reason = reason
 
 
@@ -87,13 +95,14 @@ def decode(path: Path) -> Image.Image:
     UnreadableImage
         if there is no such file, or it isn't a whole image of a sensible size.
     """
-    if not path.is_file():  # a named pipe would make us wait for ever
+    if not is_file(path):  # a named pipe would make us wait for ever
         raise UnreadableImage(path, "there is no such file")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
                 image.load()
+                _check_whole(image, file)
                 decoded = to_rgb(_upright(image))
         except UnidentifiedImageError as error:
             reason = "it is empty" if path.stat().st_size == 0 else "it isn't an image"
@@ -105,13 +114,72 @@ def decode(path: Path) -> Image.Image:
             raise UnreadableImage(path, "we may not read it") from error
         except Exception as error:
             # A broken file can raise nearly anything in a decoder. Not its fault are
-            # errors of the system, such as a disk that can't be read.
-            if isinstance(error, OSError) and error.errno is not None:
+            # errors of the system, such as a disk that can't be read; but it is if the
+            # system takes no offset as large as those that a TIFF file tells of.
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise
             raise UnreadableImage(path, f"it can't be decoded ({_oneline(error)})") from error
     for text in sorted({_oneline(warning.message) for warning in caught}):
-        log.info("%s: %s", path, text)
+        log.info("%s: %s", one_line(str(path)), text)
     return decoded
+
+
+def _check_whole(image: Image.Image, file: BinaryIO) -> None:
+    """Find the damage that Pillow passes over: it fills what is missing, or shows what is wrong.
+
+    Raises
+    ------
+    ValueError
+        if the pixels of a PNG differ from their checksum, or the end of a JPEG 2000 is cut off.
+    """
+    if image.format == "PNG":
+        _check_png(file)
+    elif image.format == "JPEG2000" and _is_cut_off(file):
+        raise ValueError("its end is missing")
+
+
+def _check_png(file: BinaryIO) -> None:
+    """Compare a PNG's IDAT chunks with their CRC; Pillow does it for all others."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind != b"IDAT":
+            file.seek(length + 4, os.SEEK_CUR)
+            continue
+        found = zlib.crc32(kind)
+        while length and (block := file.read(min(length, _BLOCK))):
+            found = zlib.crc32(block, found)
+            length -= len(block)
+        told = file.read(4)
+        if len(told) == 4 and told != struct.pack(">I", found):
+            raise ValueError("its pixels don't have the checksum that it tells")
+
+
+def _is_cut_off(file: BinaryIO) -> bool:
+    """Return whether the end of a JPEG 2000 codestream, in boxes or by itself, is missing."""
+    size = file.seek(0, os.SEEK_END)
+    start = 0
+    file.seek(0)
+    boxed = file.read(4) != b"\xff\x4f\xff\x51"  # SOC and SIZ, as a bare codestream begins
+    while boxed and start < size:
+        file.seek(start)
+        length, kind, long = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+        length = long if length == 1 else length
+        if kind == b"jp2c" and length:
+            return bool(start + length > size)
+        if kind == b"jp2c" or length < 8:
+            break
+        start += length
+    file.seek(max(0, size - 64))
+    return not file.read().rstrip(b"\0").endswith(b"\xff\xd9")  # EOC
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path is that of a file; False for a name that can't even be one's."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, holds a byte 0, in a folder that we may not enter
+        return False
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -138,7 +206,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upper_byte(image: Image.Image) -> NDArray[np.uint8]:
-    values: NDArray[np.uint8] = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)
+    values: NDArray[np.uint8] = (np.asarray(image) >> 8).astype(np.uint8)
     return values
 
 
@@ -157,7 +225,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _oneline(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = one_line(" ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 # ----------------------------------------------------------------------- sizing

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from convatlas.classes import one_line
 from convatlas.data.sample import Part
 from convatlas.errors import DataError
 from convatlas.files import write_csv, write_text
@@ -84,7 +85,7 @@ def prepare_images(
         size: tuple[int, int] = (0, 0)
         for sample in progress(opened.samples, opened.count, "images"):
             if sample.image is None:
-                log.info("skipped %s: %s", sample.name, sample.reason)
+                log.info("skipped %s: %s", one_line(sample.name), sample.reason)
                 rows.append((sample.name, sample.label, "skipped", sample.reason))
                 continue
             height, width, _ = sample.image.shape
@@ -94,8 +95,8 @@ def prepare_images(
             if (height, width) != size:
                 keys = _SIZE_KEYS.get(source["source"], "size")
                 raise DataError(
-                    f"Image {sample.name} has {height} x {width} pixels, the first one {size[0]} x "
-                    f"{size[1]}. Set the data set's {keys} to bring all to one size."
+                    f"Image {one_line(sample.name)} has {height} x {width} pixels, the first one "
+                    f"{size[0]} x {size[1]}. Set the data set's {keys} to bring all to one size."
                 )
             writer.append(sample.image, sample.label, sample.name, sample.attributes, sample.mask)
             rows.append((sample.name, sample.label, "kept", ""))
@@ -118,12 +119,14 @@ def _no_images(count: int, source: Mapping[str, Any]) -> DataError:
 def list_classes(source: Mapping[str, Any]) -> list[str]:
     """Return the names of a data set's classes, in the order of their labels.
 
+    Each fits on a line of a file, from which `classes.read_classes` reads it again.
+
     Raises
     ------
     DataError
         if they can't be found out.
     """
-    return _load(source).list_classes(source)
+    return [one_line(name) for name in _load(source).list_classes(source)]
 
 
 def write_classes(

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convatlas import store
+from convatlas.classes import read_classes
 from convatlas.figures import style
-from convatlas.figures.labels import class_name, read_classes
+from convatlas.figures.labels import class_name
 from convatlas.files import read_csv, write_csv
 
 _SIDE = 5.4  # of the scatter in inches

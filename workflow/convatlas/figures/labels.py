@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
-
-
-def read_classes(path: str | os.PathLike[str] | None) -> list[str]:
-    """Return the class names in the order of the network's outputs; none without a file."""
-    if path is None:
-        return []
-    return Path(path).read_text(encoding="utf-8").splitlines()
 
 
 def class_name(classes: Sequence[str], label: int) -> str:

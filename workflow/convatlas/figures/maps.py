@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from convatlas import store
+from convatlas.classes import read_classes
 from convatlas.figures import style
-from convatlas.figures.labels import class_name, read_classes, shape_text
+from convatlas.figures.labels import class_name, shape_text
 from convatlas.files import write_csv
 
 _IMAGE, _TALLEST = 1.35, 2.0  # largest width and height of the image in inches

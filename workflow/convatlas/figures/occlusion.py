@@ -18,8 +18,9 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from convatlas import store
+from convatlas.classes import read_classes
 from convatlas.figures import style
-from convatlas.figures.labels import class_name, read_classes, shape_text
+from convatlas.figures.labels import class_name, shape_text
 from convatlas.files import write_csv
 
 _PANEL = 1.7  # longer side of a panel's image in inches

@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from convatlas import store
+from convatlas.classes import read_classes
 from convatlas.errors import LayerError
 from convatlas.figures import style
-from convatlas.figures.labels import class_name, read_classes
+from convatlas.figures.labels import class_name
 from convatlas.files import write_csv
 
 _BLOCKS = 4  # beside each other on a page

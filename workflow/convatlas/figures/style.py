@@ -8,10 +8,13 @@ tell apart; quantities use perceptually uniform maps, which survive grey printin
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,14 +23,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
+from convatlas.classes import one_line
 from convatlas.figures.metadata import about_text
 from convatlas.files import replacing
+
+log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 
@@ -40,6 +46,8 @@ HEAD, TEXT, SMALL, TINY = 9.0, 7.0, 6.0, 5.0
 DPI = 240
 _SIGNAL_PERCENTILE = 99.0
 _MOST_PIXELS = 100e6  # a larger page gets fewer dots to the inch
+_FAMILY = "DejaVu Sans"  # comes with matplotlib, so every machine has it
+_LONGEST = 400  # letters of a line; more don't fit on any page, and measuring takes its time
 
 INK = "#1a1a1a"
 SOFT = "#666666"
@@ -78,7 +86,7 @@ _STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.titlesize": TEXT,
     "axes.unicode_minus": True,
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine has it
+    "font.family": _FAMILY,
     "font.size": TEXT,
     "hatch.linewidth": 0.35,
     "image.interpolation": "auto",
@@ -148,6 +156,7 @@ def _save(
     about: Mapping[str, str],
 ) -> None:
     """Write the figure in every format, without dates or versions in the bytes."""
+    title = one_line(title)
     text = about_text(about)
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None, "Title": title, "Description": text},
@@ -186,8 +195,40 @@ def panel(figure: Figure, left: float, top: float, width: float, height: float) 
 # ------------------------------------------------------------------------- type
 
 
+def drawable(text: str) -> str:
+    """Return `text` on one line, in letters that the figures' font has.
+
+    A letter that it lacks becomes □, as a font would show it, and the log says so; the
+    CSV beside a figure and the report have the text itself. Controls become escapes, and
+    a line too long for any page loses its middle.
+    """
+    line = one_line(" ".join(text.split()))
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]}…{line[-(_LONGEST // 2) :]}"
+    return "".join(map(_drawable, line))
+
+
+@cache
+def _drawable(letter: str) -> str:
+    if ord(letter) in _letters():
+        return letter
+    if unicodedata.category(letter) in ("Cf", "Mn"):  # joins or changes the letter before it
+        return ""
+    name = unicodedata.name(letter, "without a name")
+    log.info("the figures' font has no letter U+%04X (%s); □ stands for it", ord(letter), name)
+    return "□"
+
+
+@cache
+def _letters() -> frozenset[int]:
+    fonts = (FontProperties(family=_FAMILY, weight=weight) for weight in ("normal", "bold"))
+    normal, bold = (frozenset(get_font(findfont(font)).get_charmap()) for font in fonts)
+    return normal & bold
+
+
 def text_width(figure: Figure, text: str, size: float, bold: bool = False) -> float:
     """Return the width of `text` in inches."""
+    text = drawable(text)
     font = FontProperties(family=mpl.rcParams["font.family"], size=size)
     font.set_weight("bold" if bold else "normal")
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
@@ -199,14 +240,21 @@ def shorten(figure: Figure, text: str, width: float, size: float, bold: bool = F
 
     Both ends stay, because the names of layers differ there.
     """
-    text = " ".join(text.split())
+    text = drawable(text)
     if text_width(figure, text, size, bold) <= width:
         return text
-    for kept in range(len(text) - 1, 0, -1):
-        short = text[: (kept + 1) // 2].rstrip() + "…" + text[len(text) - kept // 2 :].lstrip()
-        if text_width(figure, short, size, bold) <= width:
-            return short
-    return "…"
+    fits, too_many = 0, len(text)  # letters kept
+    while too_many - fits > 1:
+        kept = (fits + too_many) // 2
+        if text_width(figure, _without_middle(text, kept), size, bold) <= width:
+            fits = kept
+        else:
+            too_many = kept
+    return _without_middle(text, fits)
+
+
+def _without_middle(text: str, kept: int) -> str:
+    return text[: (kept + 1) // 2].rstrip() + "…" + text[len(text) - kept // 2 :].lstrip()
 
 
 def wrap(figure: Figure, text: str, width: float, size: float) -> list[str]:
@@ -237,6 +285,7 @@ def write(
 ) -> Text:
     """Write a line at a place on the paper, shortened to `width` inches where given."""
     figure = axes.get_figure(root=True)
+    text = drawable(text)
     if width is not None and figure is not None:
         text = shorten(figure, text, width, size, bold)
     return axes.text(

@@ -12,6 +12,7 @@ import io
 import pickle
 import re
 import warnings
+import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from convatlas.classes import one_line
 from convatlas.errors import DamagedFile, ModelError, did_you_mean
 from convatlas.files import replacing
 from convatlas.job import log
@@ -34,6 +35,11 @@ _SAVE_STATE = (
     "Where the network was trained, save its weights alone: "
     "`torch.save(model.state_dict(), 'weights.pt')`."
 )
+
+_MOST_UNPACKED = 20  # times the size of the file
+_BLOCK = 1 << 20
+_LONGEST = 200  # characters of a name or a reason in a message
+_NEAR = 1000  # names looked through for one like another
 
 # ----------------------------------------------------------------- reading a file
 
@@ -46,8 +52,9 @@ def read_checkpoint(path: Path) -> Mapping[Any, Any]:
     Raises
     ------
     ModelError
-        if there is no such file, it isn't a whole checkpoint, or reading it would need
-        code, as a pickled network does.
+        if there is no such file, it isn't a whole checkpoint, it is damaged where its
+        format can tell (torch.save's archives have a checksum of each part), or reading
+        it would need code, as a pickled network does.
     """
     if not path.is_file():
         near = did_you_mean(path.name, (p.name for p in path.parent.glob("*") if p.is_file()))
@@ -56,7 +63,11 @@ def read_checkpoint(path: Path) -> Mapping[Any, Any]:
         head = file.read(512)
     if disguise := _disguise(head):
         raise ModelError(f"{path} is {disguise}, not a checkpoint. Get the file itself.")
-    content = _read_safetensors(path) if _is_safetensors(path, head) else _read_pickle(path)
+    if _is_safetensors(path, head):
+        return _read_safetensors(path)
+    if head.startswith(b"PK\x03\x04"):
+        _check_archive(path)
+    content = _read_pickle(path)
     if not isinstance(content, Mapping):
         raise ModelError(
             f"{path} holds a {type(content).__name__}, not a state dict. {_SAVE_STATE}"
@@ -84,10 +95,36 @@ def _is_safetensors(path: Path, head: bytes) -> bool:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:  # an element type that torch hasn't, an offset beyond the end, ...
         raise ModelError(
-            f"{path} is not a whole safetensors file ({error}). Get or save it again."
+            f"{path} is not a whole safetensors file ({_short(error)}). Get or save it again."
         ) from error
+
+
+def _check_archive(path: Path) -> None:
+    """Compare the parts of a zip file with their CRC-32, which torch doesn't do.
+
+    torch.save writes a CRC of 0 where `torch.serialization.set_crc32_options(False)`
+    told it not to spend the time; such a part can't be compared.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            size = sum(part.file_size for part in parts)
+            if size > _MOST_UNPACKED * path.stat().st_size:
+                raise ModelError(
+                    f"{path} unpacks to {size / 1e6:,.0f} MB, many times its size, which no "
+                    f"checkpoint does: torch.save doesn't compress. {_SAVE_STATE}"
+                )
+            for part in parts:
+                if part.CRC:
+                    with archive.open(part) as content:
+                        while content.read(_BLOCK):
+                            pass
+    except ModelError:
+        raise
+    except Exception as error:  # zipfile, zlib and struct each have their own
+        raise ModelError(_unreadable(path, error)) from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -102,6 +139,8 @@ def _read_pickle(path: Path) -> Any:
 
 def _unreadable(path: Path, error: Exception) -> str:
     message = str(error)
+    if "legacy .tar format" in message:
+        return f"{path} is in a format of torch from before 2017. {_SAVE_STATE}"
     if "TorchScript" in message:
         return f"{path} is a TorchScript program. {_SAVE_STATE}"
     if isinstance(error, pickle.UnpicklingError):
@@ -111,7 +150,7 @@ def _unreadable(path: Path, error: Exception) -> str:
                 f"so nothing of it was loaded. {_SAVE_STATE}"
             )
         message = "it isn't what torch.save writes"
-    reason = message.strip().partition("\n")[0][:200] or type(error).__name__
+    reason = _short(message.strip().partition("\n")[0]) or type(error).__name__
     return f"{path} is not a whole checkpoint file: {reason}. Get or save it again. {_SAVE_STATE}"
 
 
@@ -139,18 +178,33 @@ _DEPTH = 3
 _CUSTOMARY = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module")
 
 
-def _state_dicts(content: Mapping[Any, Any], place: str = "") -> Iterator[tuple[str, StateDict]]:
+def _state_dicts(content: Mapping[Any, Any]) -> Iterator[tuple[str, StateDict]]:
     """Yield each mapping with tensors in it, and where: the customary names first, averages last.
 
     An exponential moving average (ema) of the weights is taken only where there are no others.
     """
-    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    yield from _state_dicts_within(content, (), set())
+
+
+def _state_dicts_within(
+    content: Mapping[Any, Any], place: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[str, StateDict]]:
+    # `seen`, because a pickle may hold one dict at many places, or within itself.
+    seen.add(id(content))
+    named = [(k, v) for k, v in _items(content) if isinstance(k, str)]
+    tensors = {k: v for k, v in named if isinstance(v, Tensor)}
     if tensors:
-        yield place, tensors
-    inner = [k for k, v in content.items() if isinstance(k, str) and isinstance(v, Mapping)]
-    if place.count("/") < _DEPTH:
-        for key in sorted(inner, key=_custom):
-            yield from _state_dicts(content[key], f"{place}/{key}")
+        yield "".join(f"/{key}" for key in place), tensors
+    inner = [(k, v) for k, v in named if isinstance(v, Mapping)]
+    if len(place) < _DEPTH:
+        for key, value in sorted(inner, key=lambda item: _custom(item[0])):
+            if id(value) not in seen:
+                yield from _state_dicts_within(value, (*place, key), seen)
+
+
+def _items(content: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
+    # Of the class, because a pickle may give an OrderedDict an attribute called `items`.
+    return dict.items(content) if isinstance(content, dict) else content.items()
 
 
 def _custom(key: str) -> int:
@@ -164,6 +218,7 @@ def _custom(key: str) -> int:
 _WRAPPERS = ("module", "_orig_mod")  # of DataParallel and of torch.compile, at any level
 _OLD_DENSE_NAME = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 _TRAINING_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception
+_LONGEST_PREFIX = 20  # parts of a name
 _COUNTER = "num_batches_tracked"  # of BatchNorm; only training uses it
 
 
@@ -185,7 +240,8 @@ class _Fit:
 
     @property
     def title(self) -> str:
-        return f"{self.place}: {self.prefix}*".lstrip("/: ") if self.place or self.prefix else ""
+        named = f"{self.place}: {self.prefix}*".lstrip("/: ")
+        return _short(named) if self.place or self.prefix else ""
 
 
 def _fits(content: Mapping[Any, Any], expected: StateDict) -> Iterator[_Fit]:
@@ -212,7 +268,7 @@ def _prefixes(names: Iterable[str], expected: StateDict) -> list[str]:
     hits: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")
-        for i in range(1, len(parts)):
+        for i in range(1, min(len(parts), _LONGEST_PREFIX)):
             if (rest := ".".join(parts[i:])) in expected:
                 hits[name.removesuffix(rest)] += 1
     often = [prefix for prefix, count in hits.most_common(4) if 2 * count > len(expected)]
@@ -242,6 +298,8 @@ def _alike(given: Tensor, expected: Tensor) -> bool:
         given.is_floating_point() == expected.is_floating_point()
         and given.is_complex() == expected.is_complex()
         and not given.is_quantized
+        and given.layout == torch.strided
+        and not given.is_meta
     )
     return given.shape == expected.shape and same_kind
 
@@ -270,28 +328,36 @@ def load_checkpoint(
     expected = state_of(module)
     fits = list(_fits(content, expected))
     if not fits:
-        keys = ", ".join(str(key) for key in list(content)[:10])
+        keys = [k if isinstance(k, str) else f"a {type(k).__name__}" for k in content]
         raise ModelError(
-            f"{source} holds no tensors by name (at its top: {keys or 'nothing'}). {_SAVE_STATE}"
+            f"{source} holds no tensors by name (at its top: {_some(keys) or 'nothing'}). "
+            f"{_SAVE_STATE}"
         )
     best = min(fits, key=lambda fit: fit.errors)
     if best.errors:
         if not _convert(module, best, content):
             raise ModelError(_mismatch(best, expected, source, outputs_option))
     else:
-        _assign(module, best, expected)
+        _assign(module, best, expected, source)
         _log_choice(best, fits, source)
     _check_finite(module, source)
 
 
-def _assign(module: nn.Module, fit: _Fit, expected: StateDict) -> None:
+def _assign(module: nn.Module, fit: _Fit, expected: StateDict, source: str) -> None:
     # A counter that is missing starts at zero, as it does in a new network.
     state = OrderedDict(
         (k, fit.tensors[k] if k in fit.tensors else torch.zeros_like(v))
         for k, v in expected.items()
     )
     state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
-    module.load_state_dict(state)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:  # numbers of a kind that torch can't convert
+        kinds = sorted({str(v.dtype) for v in state.values()} - {"torch.float32", "torch.int64"})
+        raise ModelError(
+            f"{source} can't be turned into the network's float32 (it holds {', '.join(kinds)}). "
+            f"Convert it where the network was trained: `model.float()`. {_SAVE_STATE}"
+        ) from error
 
 
 def _convert(module: nn.Module, fit: _Fit, content: Mapping[Any, Any]) -> bool:
@@ -305,10 +371,11 @@ def _convert(module: nn.Module, fit: _Fit, content: Mapping[Any, Any]) -> bool:
     state = OrderedDict(fit.tensors)
     for name in fit.ignored:
         state.pop(name, None)
-    state._metadata = getattr(content, "_metadata", {})  # type: ignore[attr-defined]
+    versions = getattr(content, "_metadata", None)
+    state._metadata = versions if isinstance(versions, Mapping) else {}  # type: ignore[attr-defined]
     try:
         module.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError):
+    except Exception:  # the network's own code, at names and versions that may be anything
         return False
     return True
 
@@ -333,15 +400,16 @@ def _check_finite(module: nn.Module, source: str) -> None:
     bad = [k for k, v in state_of(module).items() if not bool(torch.isfinite(v).all())]
     if bad:
         raise ModelError(
-            f"{source}: {len(bad)} tensors hold values that are infinite or not a number: "
-            f"{_some(bad)}. Training has diverged, or the file is damaged; take an earlier one."
+            f"{source}: {len(bad)} tensors hold values that are infinite or not a number, or "
+            f"too large for float32: {_some(bad)}. Training has diverged, or the file is damaged; "
+            "take an earlier one."
         )
 
 
 def _mismatch(fit: _Fit, expected: StateDict, source: str, outputs_option: str) -> str:
     lines = [f"{source}{f' ({fit.title})' if fit.title else ''} doesn't fit the network:"]
     if fit.missing:
-        near = did_you_mean(fit.missing[0], fit.unexpected)
+        near = did_you_mean(fit.missing[0], fit.unexpected[:_NEAR])
         lines.append(f"  missing in the file ({len(fit.missing)}): {_some(fit.missing)}.{near}")
     if fit.unexpected:
         lines.append(f"  not in the network ({len(fit.unexpected)}): {_some(fit.unexpected)}.")
@@ -381,13 +449,24 @@ def _only_outputs_differ(fit: _Fit, expected: StateDict, owner: str) -> bool:
 
 def _kind(tensor: Tensor) -> str:
     shape = "x".join(str(edge) for edge in tensor.shape) or "a single number"
-    return shape if tensor.dtype == torch.float32 else f"{shape} {tensor.dtype}"
+    kinds = [] if tensor.dtype == torch.float32 else [str(tensor.dtype)]
+    if tensor.layout != torch.strided:
+        kinds.append(str(tensor.layout))
+    if tensor.is_meta:
+        kinds.append("without values (on the device meta)")
+    return " ".join([shape, *kinds])
 
 
 def _some(items: Iterable[str], separator: str = ", ", limit: int = 8) -> str:
     listed = list(items)
     more = f"{separator}and {len(listed) - limit} more" if len(listed) > limit else ""
-    return separator.join(listed[:limit]) + more
+    return separator.join(map(_short, listed[:limit])) + more
+
+
+def _short(text: object) -> str:
+    """Return what a file says as text for a message: on one line, and not endless."""
+    line = one_line(str(text)[:_LONGEST])
+    return line if len(str(text)) <= _LONGEST else f"{line}..."
 
 
 # -------------------------------------------------------------------- our own files

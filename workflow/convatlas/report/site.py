@@ -22,14 +22,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from convatlas.classes import read_classes
 from convatlas.errors import StoreError
-from convatlas.figures.labels import class_name, read_classes, shape_text
+from convatlas.figures.labels import class_name, shape_text
 from convatlas.files import read_csv, read_json, replacing, write_text
 from convatlas.layers import Layer, read_layers
 from convatlas.report import TEMPLATES
 from convatlas.store import Recipe
 
 _OF_EXHIBITS = ("maps", "occlusion", "receptive_fields")
+_LONGEST = 150  # letters of a file's name without its suffix
 _BESIDE = ("csv", "svg", "pdf")  # what may lie beside a figure's PNG
 
 AnyPath = str | os.PathLike[str]
@@ -157,7 +159,7 @@ def _entries(figures: Sequence[Figure], assets: Path) -> list[dict[str, Any]]:
         source = Path(figure.path)
         kind = Path(figure.caption).stem
         about = figure.layer or ("" if figure.exhibit is None else str(figure.exhibit))
-        name = _safe("-".join(part for part in (f"{number:03d}", kind, about) if part))
+        name = _safe("-".join(part for part in (f"{number:03d}", kind, about) if part))[:_LONGEST]
         files = {}
         for suffix in ("png", *_BESIDE):
             beside = source.with_suffix(f".{suffix}")
