@@ -544,7 +544,7 @@ CONFIG_ROWS = [
             ),
             put(OWN + "dataset", "again"),
         ),
-        *("describe_model", "pick_exhibit", "extract_activations", "score_predictions"),
+        *(AFTER["prepare_images"] - {"train_model"} | AFTER["list_classes"]),
         of=PICTURES,
         new={
             "prepare_images": {"dataset=again, part=images"},
@@ -678,8 +678,7 @@ MODULE_ROWS = [
     row(f"module {dotted(path)}", append(f"workflow/{path}.py", "\n_EDITED = 1\n"))
     for path in MODULES
 ]
-# Imported only where it is needed, which this atlas doesn't need: for torchvision's networks.
-# (So is `convatlas.data.presets`, for folders without a size.)
+# For torchvision's networks, imported where they are needed, which isn't in this atlas.
 NOT_LOADED = {
     "convatlas.models.zoo": {"import_model", "train_model", "describe_model", *RUNNING},
 }
@@ -745,15 +744,11 @@ def test_an_edited_module(
         if module in record["modules"]
     } | NOT_LOADED.get(module, set())
     touched = select(jobs, frozenset(rules), {})
-    if reader := re.fullmatch(r"convatlas\.data\.(folder|shapes|presets|images)", module):
-        # Each data set counts the module that reads it, and what that one imports.
-        own = "scenes" if reader[1] == "shapes" else "pictures"
-        model = STUDIES[own]["model"]
-        touched |= {
-            "prepare_images": {j for j in jobs["prepare_images"] if f"dataset={own}" in j},
-            "list_classes": {f"dataset={own}"},
-            "describe_model": {f"model={model}"},  # the images' size
-        }
+    if reader := re.fullmatch(r"convatlas\.data\.(folder|shapes)", module):
+        own = {"folder": "pictures", "shapes": "scenes"}[reader[1]]
+        touched["prepare_images"] = {x for x in jobs["prepare_images"] if f"dataset={own}" in x}
+    if module == "convatlas.data.presets":  # for folders without a size, imported where needed
+        touched["prepare_images"] = {"dataset=pictures, part=images"}
     assert plans[row.name].result() == affected(jobs, touched)
 
 

@@ -15,7 +15,13 @@ import snakemake.jobs
 from snakemake.logging import logger
 
 from convatlas.config import check_keys, load
-from convatlas.data.prepare import known_classes, size_keys, source_digest, source_module
+from convatlas.data.prepare import (
+    known_classes,
+    size_is_read,
+    size_keys,
+    source_digest,
+    source_module,
+)
 from convatlas.digest import code_digest, file_digest, files_digest
 from convatlas.errors import ConvatlasError
 from convatlas.files import keep_inside
@@ -72,8 +78,8 @@ snakemake.jobs.get_script_mtime = lambda path: 0.0
 def made_by(script, *modules, **parameters):
     """Return the parameters of a rule that runs a script: these, `code` and `tracked`.
 
-    `code` is a digest of the script, of all that it imports, and of what `modules` gives
-    of the wildcards: names of modules that are imported by name. `tracked` holds all
+    `code` is a digest of the script, of all that it imports, and of the modules of which
+    `modules` gives the names (or None) by the wildcards: those that are imported by name. `tracked` holds all
     parameters by name once more, because Snakemake compares them as a set of values: from
     an occluder of 32 pixels to one of 8 would be no change where the stride is 8 and the
     batch size 32.
@@ -81,7 +87,7 @@ def made_by(script, *modules, **parameters):
 
     def code(wildcards):
         named = [module(wildcards) for module in modules]
-        return code_digest(str(SCRIPTS / f"{script}.py"), *named)
+        return code_digest(str(SCRIPTS / f"{script}.py"), *filter(None, named))
 
     def tracked(wildcards):
         values = {
@@ -336,9 +342,24 @@ def validation_images(name):
     return shown_images(dataset) if dataset else []
 
 
-def reader(wildcards):
+def reader(name):
     """Return the name of the module that reads a data set's source."""
-    return source_module(DATASETS[wildcards.dataset])
+    return source_module(DATASETS[name])
+
+
+def reader_of_classes(name):
+    """Return the module that reads a data set's classes in a job, if one does."""
+    return reader(name) if classes_of(name) is None else None
+
+
+def reader_of_size(name):
+    """Return the module that finds out the size of a data set's images in a job, if one does."""
+    return reader(name) if size_is_read(size_of(name)) else None
+
+
+def size_of(name):
+    """Return what decides the size of a data set's images."""
+    return or_stop(size_keys, DATASETS[name])
 
 
 def source_content(name):

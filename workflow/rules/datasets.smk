@@ -19,7 +19,7 @@ rule prepare_images:
     params:
         **made_by(
             "prepare_images",
-            reader,
+            lambda wildcards: reader(wildcards.dataset),
             source=lambda wildcards: image_source(wildcards.dataset, wildcards.part),
             content=lambda wildcards: source_content(wildcards.dataset),
         ),
@@ -39,7 +39,7 @@ rule list_classes:
     params:
         **made_by(
             "list_classes",
-            reader,
+            lambda wildcards: reader_of_classes(wildcards.dataset),
             names=lambda wildcards: classes_of(wildcards.dataset),
             source=lambda wildcards: unlisted_source(wildcards.dataset),
         ),

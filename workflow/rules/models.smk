@@ -85,15 +85,13 @@ checkpoint describe_model:
     params:
         **made_by(
             "describe_model",
-            lambda wildcards: source_module(DATASETS[reference_dataset(wildcards.model)]),
+            lambda wildcards: reader_of_size(reference_dataset(wildcards.model)),
             architecture=model("architecture"),
             architecture_content=lambda wildcards: architecture_content(wildcards.model),
             options=model("options"),
             weights=lambda wildcards: weights_that_shape(wildcards.model),
             classes=lambda wildcards: classes_to_learn(wildcards.model),
-            images=lambda wildcards: or_stop(
-                size_keys, DATASETS[reference_dataset(wildcards.model)]
-            ),
+            images=lambda wildcards: size_of(reference_dataset(wildcards.model)),
         ),
     script:
         "../scripts/describe_model.py"

@@ -22,9 +22,7 @@ rule record_provenance:
             "record_provenance",
             config=lambda wildcards: config_of(wildcards.study),
             sources=lambda wildcards: sources_of(wildcards.study),
-            readers=lambda wildcards: [
-                source_module(DATASETS[x]) for x in datasets_of(wildcards.study)
-            ],
+            readers=lambda wildcards: list(map(reader, datasets_of(wildcards.study))),
         ),
     script:
         "../scripts/record_provenance.py"

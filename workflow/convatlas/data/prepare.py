@@ -172,6 +172,11 @@ def size_keys(source: Mapping[str, Any]) -> dict[str, Any]:
     return found if len(found) > 1 else {**source, "content": source_digest(source)}
 
 
+def size_is_read(keys: Mapping[str, Any]) -> bool:
+    """Say whether the size isn't among `size_keys`, but has to be looked up."""
+    return not any(keys.get(key) for key in ("size", "crop", "resize"))
+
+
 def image_size(keys: Mapping[str, Any]) -> tuple[int, int]:
     """Return the height and width that a data set's images will have.
 
