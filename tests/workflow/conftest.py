@@ -32,7 +32,7 @@ analyses:
   projections: {units: 2}
   embedding: {perplexity: 3, iterations: 50}
   occlusion: {size: 8, stride: 8}
-figures: {dpi: 60}
+figures: {dpi: 60, formats: [png, svg]}
 """
 
 NET = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib.util
 import os
 import re
@@ -100,6 +101,29 @@ class Place:
         shutil.copytree(self.project, folder / "project")
         shutil.copytree(self.folder, folder / "work", symlinks=True)
         return Place(folder / "project", folder / "work")
+
+
+def digests(results: Path) -> dict[str, str]:
+    """Return the SHA-256 of everything that a run has made, by its path in the results.
+
+    Logs and benchmarks aren't among it: they tell how long it took. Nor is what is hidden:
+    what is still being made, and Snakemake's own.
+    """
+    files = (path for path in sorted(results.rglob("*")) if path.is_file())
+    named = {path.relative_to(results): path for path in files}
+    return {
+        str(name): hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in named.items()
+        if name.parts[0] not in ("logs", "benchmarks")
+        and not any(part.startswith(".") for part in name.parts)
+    }
+
+
+def differing(first: dict[str, str], second: dict[str, str]) -> list[str]:
+    """Return the files that aren't in both, or aren't the same."""
+    return sorted(
+        name for name in first.keys() | second.keys() if first.get(name) != second.get(name)
+    )
 
 
 def copy_workflow(folder: Path) -> None:

@@ -278,7 +278,7 @@ def test_exhibits_and_occlusion(atlas: Place, study: str) -> None:
 def test_every_figure_is_a_picture_with_its_numbers(atlas: Place, study: str) -> None:
     folder = atlas.results / study / "figures"
     made = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    assert made == {f"{f}.{kind}" for f in figures(study) for kind in ("png", "csv")}
+    assert made == {f"{f}.{kind}" for f in figures(study) for kind in ("png", "svg", "csv")}
     for figure in figures(study):
         assert (folder / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
         assert rows(folder / f"{figure}.csv")

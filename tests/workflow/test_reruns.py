@@ -402,7 +402,7 @@ CONFIG_ROWS = [
         of=PICTURES,
     ),
     # ---- of the whole config
-    row("figures.formats", put("figures/formats", ["png", "svg"]), *PLOTS),
+    row("figures.formats", put("figures/formats", ["png", "svg", "pdf"]), *PLOTS),
     row("figures.dpi", put("figures/dpi", 90), *PLOTS),
     row("seed", put("seed", 7), "pick_exhibit", "project_patches", "plot_patches"),
     row(

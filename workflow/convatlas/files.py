@@ -10,6 +10,7 @@ began last can put it there; moving what is no longer there fails.
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -25,7 +26,11 @@ from convatlas.errors import DamagedFile, StoreError
 
 AnyPath = str | os.PathLike[str]
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The numbers of the system's errors that say so."""
+
 _SUFFIX = ".part"
+_ROOM = 1 << 18  # bytes that there must be on a disk: for what Snakemake writes of itself
 
 
 # -------------------------------------------------------------------------- claims
@@ -119,6 +124,12 @@ def claiming(paths: Iterable[AnyPath]) -> Iterator[None]:
             claim.release()
 
 
+def abandon() -> None:
+    """Give up all claims of this process, which is about to end."""
+    for claim in _claims:
+        claim.release()
+
+
 @contextmanager
 def replacing(path: AnyPath) -> Iterator[Path]:
     """Yield where to write what is to become `path`, a file or a folder.
@@ -146,6 +157,29 @@ def make_folder(path: AnyPath) -> None:
     """Make an empty folder in the place of whatever is there."""
     with replacing(path) as folder:
         folder.mkdir()
+
+
+def check_writable(folder: AnyPath) -> None:
+    """See that files can be written in a folder, before any work is done for them.
+
+    Raises
+    ------
+    StoreError
+        if they can't, or if its disk is full.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_ROOM))
+            file.flush()
+    except OSError as error:
+        remedy = (
+            "Make room on its disk"
+            if error.errno in DISK_FULL
+            else "Change who may write there, or run with --directory in a folder of your own"
+        )
+        raise StoreError(
+            f"{Path(folder).absolute()}: no file can be written there ({error.strerror}). {remedy}."
+        ) from error
 
 
 def keep_inside(folder: AnyPath, home: AnyPath) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-
-import torch
+from pathlib import Path
 
 from convatlas.errors import LayerError
 from convatlas.layers import find_layer, first_filters, read_layers
+from convatlas.models.checkpoints import read_weights
 from convatlas.store import Filters, Recipe, write
 
-Path = str | os.PathLike[str]
+AnyPath = str | os.PathLike[str]
 
 
-def cut_filters(*, weights: Path, layers: Path, output: Path, recipe: Recipe) -> None:
+def cut_filters(*, weights: AnyPath, layers: AnyPath, output: AnyPath, recipe: Recipe) -> None:
     """Write the weights of the network's first convolution, (U,C,h,w).
 
     Raises
@@ -25,8 +25,8 @@ def cut_filters(*, weights: Path, layers: Path, output: Path, recipe: Recipe) ->
     name = first_filters(described)
     if name is None:
         raise LayerError("the network has no convolution whose filters could be shown.")
-    key = find_layer(described, name).weight
-    state = torch.load(weights, map_location="cpu", weights_only=True)
+    key = find_layer(described, name).weight or ""
+    state = read_weights(Path(weights))
     if key not in state:
         raise LayerError(
             f"the weights hold no {key!r}, the filters of {name!r}: they are computed on the way. "

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import psutil
 
 from convatlas.errors import ConvatlasError, DamagedFile, StoreError
-from convatlas.files import claiming
+from convatlas.files import DISK_FULL, abandon, claiming
 from convatlas.store import Recipe
 
 T = TypeVar("T")
@@ -30,7 +30,6 @@ log = logging.getLogger("convatlas")
 
 _WATCH_EVERY = 2.0  # seconds
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 # HDF5 says what the system told it in the text alone; torch has no error of its own for the CPU.
 _SYSTEM_ERROR = re.compile(r"errno = (\d+)")
@@ -173,7 +172,7 @@ class Job:
         if number is None and (found := _SYSTEM_ERROR.search(str(error))):
             number = int(found[1])
         place = getattr(error, "filename", None) or ", ".join(map(str, self._outputs))
-        if number in _FULL:
+        if number in DISK_FULL:
             return (
                 f"the disk is full, so {place} wasn't written. What is finished is kept: make "
                 "room and run the workflow again."
@@ -238,6 +237,7 @@ def _watch_head() -> None:
         while not _head_is_gone():
             time.sleep(_WATCH_EVERY)
         log.error("the run that this job belongs to is gone: it ends too")
+        abandon()
         os._exit(1)
 
     if HEAD in os.environ:

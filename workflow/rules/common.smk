@@ -24,7 +24,7 @@ from convatlas.data.prepare import (
 )
 from convatlas.digest import code_digest, file_digest, files_digest
 from convatlas.errors import ConvatlasError
-from convatlas.files import keep_inside
+from convatlas.files import check_writable, keep_inside
 from convatlas.job import HEAD
 from convatlas.models import shaped_by_weights
 from convatlas.layers import (
@@ -47,7 +47,8 @@ def or_stop(function, *arguments, place=""):
     try:
         return function(*arguments)
     except ConvatlasError as error:
-        logger.error(f"convatlas: {place}{error}")
+        # Not through Snakemake's logger, which also writes a file, were the disk full.
+        print(f"convatlas: {place}{error}", file=sys.stderr)
         sys.exit(1)  # an exception would come out with a traceback
 
 
@@ -112,6 +113,7 @@ def keep_records():
         keep_inside(Path(".snakemake") / kind, RESULTS / ".snakemake" / kind)
 
 
+or_stop(check_writable, Path.cwd())  # else Snakemake ends with a traceback
 if (RESULTS / ".snakemake").is_dir() or Path(".snakemake/metadata").is_symlink():
     keep_records()
 elif RESULTS.is_dir() and not any(Path(".snakemake/metadata").glob("*")):
@@ -122,7 +124,18 @@ elif RESULTS.is_dir() and not any(Path(".snakemake/metadata").glob("*")):
 
 
 onstart:
+    RESULTS.mkdir(exist_ok=True)
+    or_stop(check_writable, RESULTS)
     keep_records()
+
+
+onerror:
+    if any("SIGKILL" in Path(file).read_text() for file in log):
+        logger.error(
+            "convatlas: a job was killed from outside. If nobody did it, the memory was full: run "
+            "fewer jobs at once (--cores), or set a smaller batch_size. What is finished is kept; "
+            "run the workflow again."
+        )
 
 
 wildcard_constraints:

@@ -525,11 +525,21 @@ def load_weights(module: nn.Module, path: Path) -> None:
     ModelError
         if it doesn't fit the network.
     """
+    load_checkpoint(module, read_weights(path), str(path))
+
+
+def read_weights(path: Path) -> StateDict:
+    """Return what `save_weights` wrote.
+
+    Raises
+    ------
+    DamagedFile
+        if it isn't whole.
+    """
     try:
-        content = read_checkpoint(path)
+        return read_checkpoint(path)
     except ModelError as error:
         raise DamagedFile(path, "is not a whole file of weights") from error
-    load_checkpoint(module, content, str(path))
 
 
 def weights_digest(module: nn.Module) -> str:
