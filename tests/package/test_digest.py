@@ -36,8 +36,9 @@ def folder(tmp_path: Path) -> Path:
 
 def fresh(path: Path | str) -> str:
     """Return a code digest as a new process would."""
-    for cached in (code_digest, digest._closure, digest._imports, digest._meaning):
-        cached.cache_clear()
+    for cached in vars(digest).values():
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
     return code_digest(str(path))
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
 import xarray
+from PIL import Image
 from running import Outcome, Place, user_net
+
+from convatlas.store import joined_digest
 
 STUDIES = ("scenes", "pictures")
 MODEL = {"scenes": "small", "pictures": "mine"}
@@ -269,6 +275,77 @@ def test_exhibits_and_occlusion(atlas: Place, study: str) -> None:
         said = predictions[int(row["image"])]
         assert clean.argmax() == int(said["predicted"])
         np.testing.assert_allclose(clean.max(), float(said["probability"]), rtol=1e-4)
+
+
+# -------------------------------------------------------------------- provenance
+
+
+def by_digest(files: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Return the files behind each digest: of one, and of all artifacts of a folder together."""
+    own = {path: entry.get("digest", entry["sha256"]) for path, entry in files.items()}
+    folders: dict[str, list[str]] = {}
+    for path in own:
+        if path.endswith(".h5"):
+            folders.setdefault(path.rpartition("/")[0], []).append(path)
+    groups = [*([path] for path in own), *folders.values()]
+    found = {joined_digest(own[path] for path in group): group for group in groups}
+    found |= {entry["sha256"]: [path] for path, entry in files.items()}
+    return found | {digest: [path] for path, digest in own.items()}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_figure_can_be_followed_to_what_it_came_from(atlas: Place, study: str) -> None:
+    """From digest to digest, by nothing but provenance.json."""
+    made = json.loads((atlas.results / study / "provenance.json").read_text())
+    files, behind = made["files"], by_digest(made["files"])
+    images, weights = f"datasets/{study}/images.h5", f"models/{MODEL[study]}/weights.pt"
+    for figure in figures(study):
+        waiting, seen = [f"{study}/figures/{figure}.png"], set()
+        while waiting:
+            path = waiting.pop()
+            if path not in seen:
+                seen.add(path)
+                inputs = files[path].get("inputs", {})
+                waiting += [source for digest in inputs.values() for source in behind[digest]]
+        kind = figure.partition("/")[0]
+        assert images in seen or kind in ("filters", "training")
+        assert weights in seen or kind in ("receptive_fields", "training")
+    assert files[images]["parameters"]["source"] == made["config"]["datasets"][study]
+    own = {"datasets.pictures", "models.mine.architecture", "models.mine.weights"}
+    assert set(made["sources"]) == (own if study == "pictures" else set())
+
+
+def test_provenance_names_code_software_and_config(atlas: Place) -> None:
+    made = json.loads((atlas.results / "scenes" / "provenance.json").read_text())
+    assert made["config"]["studies"].keys() == {"scenes"}
+    assert made["config"]["models"].keys() == {"small"}
+    assert made["config"]["datasets"].keys() == {"scenes"}
+    assert made["config"]["studies"]["scenes"]["analyses"]["patches"]["per_unit"] == PER_UNIT
+    rules = made["rules"]
+    assert {"train_model", "prepare_images", "rank_patches", "plot_maps"} <= set(rules)
+    assert "convatlas.data.shapes" in rules["prepare_images"]["modules"]
+    assert "convatlas.patches" in rules["rank_patches"]["modules"]
+    assert (
+        f"torch {metadata.version('torch').partition('+')[0]}" in rules["train_model"]["packages"]
+    )
+    assert not any(package.startswith("torch ") for package in rules["plot_maps"]["packages"])
+    for path, entry in made["files"].items():
+        content = (atlas.results / path).read_bytes()
+        assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_figure_says_itself_what_it_is(atlas: Place) -> None:
+    figure = f"{atlas.results}/pictures/figures/patches/first.1"
+    with Image.open(f"{figure}.png") as picture:
+        told = picture.info["Description"]
+    for text in (told, Path(f"{figure}.svg").read_text()):
+        assert "study: pictures" in text
+        assert "layer: first.1" in text
+        assert "made_by: plot_patches" in text
+    digest = re.search("^digest: ([0-9a-f]{64})$", told, re.MULTILINE)
+    assert digest is not None
+    made = json.loads((atlas.results / "pictures/provenance.json").read_text())
+    assert made["files"]["pictures/figures/patches/first.1.png"]["digest"] == digest[1]
 
 
 # ------------------------------------------------------------------ figures, report

@@ -113,12 +113,12 @@ def versions_of(imports: Iterable[str]) -> list[str]:
     What comes after a ``+``, as in torch's ``2.15.0+cpu``, is left out: it names the build.
     """
     distributions = {d for name in imports for d in _distributions().get(name, ())}
-    versions = {_versions_key(d): metadata.version(d).partition("+")[0] for d in distributions}
-    return [f"{name} {version}" for name, version in sorted(versions.items())]
+    return sorted({f"{d.lower().replace('_', '-')} {_version(d)}" for d in distributions})
 
 
-def _versions_key(distribution: str) -> str:
-    return distribution.lower().replace("_", "-")
+@cache
+def _version(distribution: str) -> str:
+    return metadata.version(distribution).partition("+")[0]
 
 
 @cache
@@ -162,16 +162,22 @@ def _folder_finder(*folders: Path) -> Finder:
     """Return what finds modules in folders, and this package's wherever it lies."""
 
     def find(name: str) -> Path | None:
-        for folder in folders:
-            path = folder.joinpath(*name.split("."))
-            for candidate in (path / "__init__.py", path.with_suffix(".py")):
-                if candidate.is_file():
-                    return candidate
-        if name.partition(".")[0] == _PACKAGE and _OURS not in folders:
-            return _folder_finder(_OURS)(name)
-        return None
+        found = _find(folders, name)
+        if found is None and name.partition(".")[0] == _PACKAGE:
+            return _find((_OURS,), name)
+        return found
 
     return find
+
+
+@cache
+def _find(folders: tuple[Path, ...], name: str) -> Path | None:
+    for folder in folders:
+        path = folder.joinpath(*name.split("."))
+        for candidate in (path / "__init__.py", path.with_suffix(".py")):
+            if candidate.is_file():
+                return candidate
+    return None
 
 
 _OURS = Path(__file__).resolve().parents[1]  # the folder that this package lies in
@@ -194,6 +200,7 @@ def _collect(name: str, find: Finder, closure: _Closure) -> None:
         _collect(imported, find, closure)
 
 
+@cache
 def _parse(path: Path) -> ast.Module:
     """Return a module's syntax tree; of one that isn't Python (yet), its bytes as a constant.
 

@@ -91,12 +91,14 @@ class Job:
     @property
     def recipe(self) -> Recipe:
         """What the job's artifacts are made from, for their attributes."""
-        return Recipe.of(self._parameters, self._inputs, self._rule)
+        return Recipe.of(self._parameters, self._inputs, self._rule, self._subject)
 
     @property
     def about(self) -> dict[str, str]:
         """What a figure's metadata says: its subject, and its recipe with the digest."""
-        return self._subject | self.recipe.attributes()
+        recipe = self.recipe.attributes()
+        del recipe["subject"]
+        return self._subject | recipe
 
     def __enter__(self) -> Job:
         self._log.parent.mkdir(parents=True, exist_ok=True)

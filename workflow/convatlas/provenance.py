@@ -2,8 +2,9 @@
 
 Each file of a study is named there with its digest, and with the rule, code, parameters
 and inputs that made it where it says so itself: HDF5 files in their attributes, figures
-in their metadata, a model in its card. An input is named by its digest, so that a figure
-can be followed to the images and weights that it came from.
+in their metadata, a model in its card. An input is named by its digest (that of an HDF5
+file stands in its attributes, of any other it is the SHA-256), so that a figure can be
+followed to the images and weights that it came from.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from convatlas.store import reading
 AnyPath = str | os.PathLike[str]
 
 _READING = "convatlas.data.prepare"  # imports readers by their names
-_KEYS = ("made_by", "code", "parameters", "inputs", "digest")
+_JSON = ("subject", "parameters", "inputs")
+_KEYS = ("made_by", "subject", "code", "parameters", "inputs", "digest")
 
 
 def record_provenance(
@@ -51,8 +53,8 @@ def record_provenance(
 
     The keys are ``convatlas_version``, ``python``, ``config``, ``sources``, ``rules`` (of
     each rule the digests of the modules that it runs, and the versions of the packages
-    that these use) and ``files`` (of each ``sha256``, and ``made_by``, ``code``,
-    ``parameters``, ``inputs``, ``digest`` where it says them).
+    that these use) and ``files`` (of each ``sha256``, and ``made_by``, ``subject``,
+    ``code``, ``parameters``, ``inputs``, ``digest`` where it says them).
     """
     root = Path(output).parent.parent
     entries = {
@@ -76,7 +78,7 @@ def _describe(path: Path) -> dict[str, Any]:
     for key in _KEYS:
         if key in made:
             value = made[key]
-            entry[key] = json.loads(value) if key in ("parameters", "inputs") else str(value)
+            entry[key] = json.loads(value) if key in _JSON else str(value)
     return entry
 
 

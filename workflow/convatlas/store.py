@@ -6,8 +6,9 @@ xarray opens each file. Images and activations, which may be larger than memory,
 have writers and readers of their own that go through them in blocks of rows.
 
 Every file's attributes say what it was made from: ``convatlas_version``, ``made_by``
-(the rule), ``code`` (the digest of the modules that made it), ``parameters`` and ``inputs`` (JSON),
-and ``digest``, which identifies all of these together.
+(the rule), ``subject`` (JSON: of which study, layer, exhibit), ``code`` (the digest of
+the modules that made it), ``parameters`` and ``inputs`` (JSON), and ``digest``, which
+identifies all of these together.
 """
 
 from __future__ import annotations
@@ -48,16 +49,24 @@ class Recipe:
     """What an artifact was made from.
 
     `code` is the digest of the code, `parameters` a JSON-like mapping, `inputs` maps the
-    name of each input artifact to its digest, and `rule` is the rule that makes it.
+    name of each input artifact to its digest, `rule` is the rule that makes it, and
+    `subject` what it is about, e.g. the study and the layer.
     """
 
     code: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     rule: str = ""
+    subject: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Any], inputs: Mapping[str, Any], rule: str = "") -> Recipe:
+    def of(
+        cls,
+        parameters: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        rule: str = "",
+        subject: Mapping[str, str] | None = None,
+    ) -> Recipe:
         """Make a recipe from a job's parameters (with `code` among them) and input paths.
 
         An input of several files has the digest of their digests, see `joined_digest`.
@@ -69,13 +78,14 @@ class Recipe:
                 digests[name] = artifact_digest(paths)
             else:
                 digests[name] = joined_digest(artifact_digest(p) for p in paths)
-        return cls(str(parameters.get("code", "")), rest, digests, rule)
+        return cls(str(parameters.get("code", "")), rest, digests, rule, dict(subject or {}))
 
     def attributes(self) -> dict[str, str]:
         """Return the attributes that an artifact carries."""
         plain = {
             "convatlas_version": __version__,
             "made_by": self.rule,
+            "subject": json.dumps(dict(self.subject), sort_keys=True),
             "code": self.code,
             "parameters": json.dumps(self.parameters, sort_keys=True, default=str),
             "inputs": json.dumps(dict(self.inputs), sort_keys=True),

@@ -77,7 +77,7 @@ snakemake.jobs.get_script_mtime = lambda path: 0.0
 
 
 def made_by(script, *modules, **parameters):
-    """Return the parameters of a rule that runs a script: these, `code` and `tracked`.
+    """Return these parameters of a script and two more, `code` and `tracked`.
 
     `code` is a digest of the script, of all that it imports, and of the modules of which
     `modules` gives the names (or None) by the wildcards: those that are imported by name. `tracked` holds all
@@ -121,21 +121,6 @@ elif RESULTS.is_dir() and not any(Path(".snakemake/metadata").glob("*")):
         "convatlas: results/ has no records of how its files were made, so changes since then "
         "can't be seen. Run once with --forceall, or delete results/."
     )
-
-
-onstart:
-    RESULTS.mkdir(exist_ok=True)
-    or_stop(check_writable, RESULTS)
-    keep_records()
-
-
-onerror:
-    if any("SIGKILL" in Path(file).read_text() for file in log):
-        logger.error(
-            "convatlas: a job was killed from outside. If nobody did it, the memory was full: run "
-            "fewer jobs at once (--cores), or set a smaller batch_size. What is finished is kept; "
-            "run the workflow again."
-        )
 
 
 wildcard_constraints:

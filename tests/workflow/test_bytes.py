@@ -1,0 +1,28 @@
+"""Two clean runs give the same bytes, whatever the number of cores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from running import Place, differing, digests
+
+
+def test_another_run_on_one_core_gives_the_same_bytes(atlas: Place, fresh: Place) -> None:
+    """The atlas itself was made on two."""
+    outcome = fresh.run("--cores", "1")
+    assert outcome.code == 0, outcome.text
+    made = digests(fresh.results)
+    kinds = Counter(Path(name).suffix for name in made)
+    assert {".h5", ".png", ".svg", ".csv", ".json", ".html", ".pt", ".txt"} == set(kinds)
+    assert differing(digests(atlas.results), made) == []
+
+
+def test_nothing_made_names_this_machine(atlas: Place) -> None:
+    """Neither its paths nor its clock nor its user."""
+    words = (str(atlas.folder), str(atlas.project), str(Path.home() / "."), "2026-", "/tmp/")
+    for path in sorted(atlas.results.rglob("*")):
+        parts = path.relative_to(atlas.results).parts
+        if path.is_file() and parts[0] not in ("logs", "benchmarks", ".snakemake"):
+            content = path.read_bytes()
+            assert [word for word in words if word.encode() in content] == [], path
