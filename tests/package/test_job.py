@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from convatlas.errors import ConfigError, did_you_mean
+from convatlas.files import write_text
 from convatlas.job import Job, log, progress
 from convatlas.store import Grid, Recipe, write
 
@@ -100,6 +102,80 @@ def test_a_rule_becomes_a_recipe(tmp_path: Path) -> None:
     assert about["study"] == "demo"
     assert about["made_by"] == "plot_grid"
     assert {"code", "parameters", "inputs", "digest"} < set(about)
+
+
+@pytest.mark.parametrize(
+    ("raising", "said"),
+    [
+        ("raise MemoryError", "memory is full"),
+        ("import torch; torch.empty(1 << 50)", "memory is full"),
+        ("raise OSError(28, 'No space left on device')", "the disk is full"),
+        (
+            'raise OSError("Can\'t write data (file write failed: errno = 28, error")',
+            "disk is full",
+        ),
+        ("raise RuntimeError('unable to close file, errno = 28')", "the disk is full"),
+        ("raise OSError(30, 'Read-only file system', 'results/a')", "results/a can't be written"),
+    ],
+)
+def test_what_the_system_refuses_is_said_plainly(tmp_path: Path, raising: str, said: str) -> None:
+    code, terminal, written = run(tmp_path, raising)
+    assert code == 1
+    assert said in terminal
+    assert "Traceback" not in terminal
+    assert "Traceback" in written  # for us
+
+
+def test_outputs_appear_when_the_job_is_done(tmp_path: Path) -> None:
+    outputs = [tmp_path / "a", tmp_path / "b"]
+    with Job(log=tmp_path / "log", outputs=outputs):
+        write_text(outputs[0], "1")
+        write_text(outputs[1], "2")
+        assert not any(path.exists() for path in outputs)
+    assert all(path.exists() for path in outputs)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_damaged_input_is_put_aside(tmp_path: Path, listed: bool) -> None:
+    path = tmp_path / "a.h5"
+    path.write_text("no HDF5")
+    program = (
+        "import sys\nfrom convatlas.job import Job\nfrom convatlas.store import Grid, read\n"
+        "inputs = {'a': [sys.argv[2]]} if sys.argv[3] == 'True' else {}\n"
+        "with Job(log=sys.argv[1], inputs=inputs):\n    read(Grid, sys.argv[2])\n"
+    )
+    command = [sys.executable, "-c", program, tmp_path / "log", path, str(listed)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert f"{path} is not a whole HDF5 file" in found.stderr
+    assert path.exists() is not listed
+    assert path.with_name("a.h5.damaged").exists() is listed
+    assert ("It is now" if listed else "Delete it") in found.stderr
+
+
+def test_a_job_whose_run_is_gone_writes_nothing(tmp_path: Path) -> None:
+    """The head starts a job, and is killed while that works."""
+    path = tmp_path / "a"
+    job = (
+        "import sys, time\nfrom convatlas.job import Job\nfrom convatlas.files import write_text\n"
+        "with Job(log=sys.argv[1] + '.log', outputs=[sys.argv[1]]):\n"
+        "    write_text(sys.argv[1], 'x')\n    print('works', flush=True)\n    time.sleep(3)\n"
+    )
+    head = (
+        "import os, subprocess, sys\n"
+        "os.environ['CONVATLAS_HEAD'] = str(os.getpid())\n"
+        "job = subprocess.Popen([sys.executable, '-c', *sys.argv[1:]], stdout=subprocess.PIPE)\n"
+        "job.stdout.readline()\nprint(job.pid, flush=True)\nos.kill(os.getpid(), 9)\n"
+    )
+    started = subprocess.Popen(
+        [sys.executable, "-c", head, job, path], stdout=subprocess.PIPE, text=True
+    )
+    assert started.stdout is not None
+    orphan = psutil.Process(int(started.stdout.readline()))
+    started.wait()
+    psutil.wait_procs([orphan], timeout=30)
+    assert "is gone" in path.with_name("a.log").read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.log"]
 
 
 def test_progress_says_how_far(caplog: pytest.LogCaptureFixture) -> None:
