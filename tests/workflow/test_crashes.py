@@ -174,12 +174,12 @@ def test_the_readme_says_how_to_go_on(fresh: Place, atlas: Place) -> None:
     assert same_as_in(atlas, fresh)
 
 
-def test_after_an_interruption_the_same_command_goes_on(fresh: Place, atlas: Place) -> None:
+def test_after_an_interruption_nothing_needs_unlocking(fresh: Place, atlas: Place) -> None:
     run = fresh.start("--cores", "2", PICTURE)
     wait_for_jobs(run)
     os.killpg(run.pid, signal.SIGINT)  # as Ctrl-C does
     run.communicate()
-    outcome = fresh.run("--cores", "2", PICTURE)
+    outcome = fresh.run(*GO_ON, PICTURE)
     assert outcome.code == 0, outcome.text
     assert same_as_in(atlas, fresh)
 
