@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import snakemake.jobs
@@ -26,7 +27,6 @@ from convatlas.digest import code_digest, file_digest, files_digest
 from convatlas.errors import ConvatlasError
 from convatlas.files import check_writable, keep_inside
 from convatlas.job import HEAD
-from convatlas.models import shaped_by_weights
 from convatlas.layers import (
     code_layer,
     find_layer,
@@ -37,6 +37,7 @@ from convatlas.layers import (
     select_layers,
     stored_layers,
 )
+from convatlas.models import shaped_by_weights
 
 
 def or_stop(function, *arguments, place=""):
@@ -80,10 +81,10 @@ def made_by(script, *modules, **parameters):
     """Return these parameters of a script and two more, `code` and `tracked`.
 
     `code` is a digest of the script, of all that it imports, and of the modules of which
-    `modules` gives the names (or None) by the wildcards: those that are imported by name. `tracked` holds all
-    parameters by name once more, because Snakemake compares them as a set of values: from
-    an occluder of 32 pixels to one of 8 would be no change where the stride is 8 and the
-    batch size 32.
+    `modules` gives the names (or None) by the wildcards: those that are imported by name.
+    `tracked` holds all parameters by name once more, because Snakemake compares them as a
+    set of values: from an occluder of 32 pixels to one of 8 would be no change where the
+    stride is 8 and the batch size 32.
     """
 
     def code(wildcards):
@@ -285,12 +286,14 @@ def training(key):
     return lambda wildcards: MODELS[wildcards.model]["train"][key]
 
 
+@cache
 def architecture_content(name):
     """Return a digest of a user's own architecture file; empty for any other architecture."""
     path, _, function = MODELS[name]["architecture"].rpartition(":")
     return code_digest(path) if path.endswith(".py") else ""
 
 
+@cache
 def weights_content(name):
     """Return the digest of a model's weights file; empty where there is no file."""
     weights = MODELS[name]["weights"]
@@ -355,16 +358,19 @@ def reader_of_size(name):
     return reader(name) if size_is_read(size_of(name)) else None
 
 
+@cache
 def size_of(name):
     """Return what decides the size of a data set's images."""
     return or_stop(size_keys, DATASETS[name])
 
 
+@cache
 def source_content(name):
     """Return a digest of the files that a data set is made from."""
     return or_stop(source_digest, DATASETS[name])
 
 
+@cache
 def classes_of(name):
     """Return the names of a data set's classes; None if only a job can find them out."""
     return or_stop(known_classes, DATASETS[name])
