@@ -129,6 +129,19 @@ def test_a_users_file_counts_what_it_imports_from_us(tmp_path: Path) -> None:
     assert {"net", "convatlas.models.architectures"} <= set(modules_of(str(path)))
 
 
+def test_code_on_the_import_path_counts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, library = tmp_path / "nets" / "net.py", tmp_path / "lib" / "mine.py"
+    for path, text in ((net, "from mine import scale\n"), (library, "scale = 1\n")):
+        path.parent.mkdir()
+        path.write_text(text)
+    monkeypatch.syspath_prepend(library.parent)
+    before = fresh(net)
+    library.write_text("scale = 2\n")
+    assert fresh(net) != before
+
+
 def test_versions_of_installed_packages_count(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from convatlas.files import (
     claiming,
     keep_inside,
     make_folder,
+    read_csv,
     read_json,
     replacing,
     write_text,
@@ -165,6 +166,14 @@ def test_a_folder_that_is_not_there_cannot_be_written(tmp_path: Path) -> None:
     assert names(tmp_path) == []
     with pytest.raises(StoreError, match="no file can be written there"):
         check_writable(tmp_path / "none")
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n3", "a,b\n1,2,3\n"])
+def test_half_a_table(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(DamagedFile, match="is not a whole table"):
+        read_csv(path)
 
 
 def test_half_a_json_file(tmp_path: Path) -> None:

@@ -255,6 +255,8 @@ KNOWN = {
         "img",
         "figure",
         "figcaption",
+        "details",
+        "summary",
         "table",
         "thead",
         "tbody",

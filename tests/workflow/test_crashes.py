@@ -247,15 +247,16 @@ def test_a_folder_that_cannot_be_written(fresh: Place) -> None:
     [
         ("pictures/patches/first.1.h5", "figures/patches/first.1.png"),
         ("pictures/activations/1.h5", "patches/first.1.h5"),
-        ("models/mine/weights.pt", "maps/0.h5"),
         ("models/mine/model.json", "maps/0.h5"),
+        ("pictures/figures/maps/0.png", "provenance.json"),
+        ("pictures/predictions.csv", "figures/embedding/scatter/mean.png"),
     ],
 )
 def test_a_damaged_file_is_put_aside_and_made_anew(
     finished: Place, atlas: Place, path: str, consumer: str
 ) -> None:
     whole = (finished.results / path).read_bytes()
-    (finished.results / path).write_bytes(whole[: len(whole) // 2])
+    (finished.results / path).write_bytes(whole[: len(whole) // 2 - 1])
     (finished.results / "pictures" / consumer).unlink()
     first = finished.run("--cores", "2")
     assert first.code == 1
@@ -266,6 +267,26 @@ def test_a_damaged_file_is_put_aside_and_made_anew(
     assert again.code == 0, again.text
     (finished.results / f"{path}.damaged").unlink()
     assert differing(digests(atlas.results), digests(finished.results)) == []
+
+
+def test_files_without_a_record_are_not_trusted(finished: Place) -> None:
+    """Snakemake alone would say that there is nothing to be done."""
+    shutil.rmtree(finished.results / ".snakemake")
+    outcome = finished.run("--dry-run")
+    assert outcome.code == 1
+    assert "--rerun-incomplete" in outcome.text
+    plan = finished.plan("--rerun-incomplete")
+    assert {"prepare_images", "import_model", "train_model", "describe_model"} <= set(plan)
+
+
+def test_a_damaged_description_of_the_layers(finished: Place) -> None:
+    path = finished.results / "models/mine/layers.json"
+    path.write_bytes(path.read_bytes()[:300])
+    outcome = finished.run("--dry-run")
+    assert outcome.code == 1
+    assert "models/mine/layers.json is not JSON" in outcome.text
+    assert "Delete it and run the workflow again" in outcome.text
+    assert "Traceback" not in outcome.text
 
 
 def test_files_deleted_by_hand_are_made_again(finished: Place, atlas: Place) -> None:

@@ -19,6 +19,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from convatlas.errors import ModelError
+
 Finder = Callable[[str], Path | None]
 
 _BLOCK = 1 << 20
@@ -96,6 +98,23 @@ def modules_of(*modules: str) -> list[str]:
     return sorted({name for module in modules for name in _closure(module).files})
 
 
+def check_syntax(path: str | os.PathLike[str]) -> None:
+    """See that a user's Python file, and what it imports of the user's, is Python.
+
+    Raises
+    ------
+    ModelError
+        naming file and line.
+    """
+    for file in _closure(os.fspath(path)).files.values():
+        try:
+            ast.parse(file.read_bytes(), os.fspath(file))
+        except (SyntaxError, ValueError) as error:
+            line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+            reason = error.msg if isinstance(error, SyntaxError) else error
+            raise ModelError(f"{file}{line}: {reason}. Mend the file.") from error
+
+
 def module_digests(*modules: str) -> dict[str, str]:
     """Return a digest of each of the modules that `code_digest` covers, by name."""
     files = {name: path for module in modules for name, path in _closure(module).files.items()}
@@ -133,11 +152,25 @@ def _closure(module: str) -> _Closure:
     if module.endswith(".py"):
         path = Path(module).resolve()
         own, root = module_name(path)
-        find = _folder_finder(root, path.parent)
+        find = _folder_finder(root, path.parent, *_import_folders())
         _collect(own, lambda name: path if name == own else find(name), closure)
     else:
         _collect(module, _package_finder(module.partition(".")[0]), closure)
     return closure
+
+
+def _import_folders() -> list[Path]:
+    """Return the folders on the import path in which code lies that isn't installed."""
+    installed = {"site-packages", "dist-packages"}
+    library = Path(os.__file__).parent
+    return [
+        folder
+        for folder in map(Path, filter(None, sys.path))
+        if folder.is_dir()
+        and not installed & set(folder.parts)
+        and folder != library
+        and library not in folder.parents
+    ]
 
 
 def module_name(path: Path) -> tuple[str, Path]:

@@ -248,12 +248,20 @@ def write_rows(path: AnyPath, header: Sequence[str], rows: Iterable[Iterable[Any
 
 
 def read_csv(path: AnyPath) -> dict[str, list[str]]:
-    """Read a CSV file with a header into one list of texts a column."""
+    """Read a CSV file that `write_csv` wrote into one list of texts a column.
+
+    Raises
+    ------
+    DamagedFile
+        if it has no header, or a row that isn't whole.
+    """
     with Path(path).open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         header = next(reader, [])
         rows = list(reader)
-    return {name: [row[i] if i < len(row) else "" for row in rows] for i, name in enumerate(header)}
+    if not header or any(len(row) != len(header) for row in rows):
+        raise DamagedFile(path, "is not a whole table")
+    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
 
 
 def _cell(value: Any) -> Any:

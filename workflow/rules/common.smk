@@ -14,6 +14,7 @@ from pathlib import Path
 
 import snakemake.jobs
 from snakemake.logging import logger
+from snakemake.persistence.file import FilePersistence
 
 from convatlas.config import check_keys, load
 from convatlas.data.prepare import (
@@ -23,7 +24,7 @@ from convatlas.data.prepare import (
     source_digest,
     source_module,
 )
-from convatlas.digest import code_digest, file_digest, files_digest
+from convatlas.digest import check_syntax, code_digest, file_digest, files_digest
 from convatlas.errors import ConvatlasError
 from convatlas.files import check_writable, keep_inside
 from convatlas.job import HEAD
@@ -108,20 +109,36 @@ def keep_records():
     """Keep Snakemake's records of how files were made in the results folder.
 
     They go where it goes: another clone, or another machine, knows what is up to date.
-    Where Snakemake has no records it takes all files for good, whatever has changed.
     """
     for kind in ("metadata", "incomplete"):
         keep_inside(Path(".snakemake") / kind, RESULTS / ".snakemake" / kind)
 
 
+def distrust_unrecorded():
+    """Mark files of which there is no record as incomplete, so that Snakemake asks for a rerun.
+
+    It would take them for good, whatever has changed since they were made.
+    """
+    records = FilePersistence(nolock=True)
+    for path in RESULTS.rglob("*"):
+        parts = path.relative_to(RESULTS).parts
+        if parts[0] in ("logs", "benchmarks") or any(part.startswith(".") for part in parts):
+            continue
+        if path.is_file():
+            # The file, or a folder that is made as a whole. Marks first, because a job that
+            # ends just now is recorded before its mark is taken away.
+            keys = [str(place) for place in (path, *path.parents) if place.name]
+            if not records._filter_incomplete_keys(keys) and not any(
+                map(records._read_record, keys)
+            ):
+                records._mark_incomplete(keys[0], None)
+
+
 or_stop(check_writable, Path.cwd())  # else Snakemake ends with a traceback
 if (RESULTS / ".snakemake").is_dir() or Path(".snakemake/metadata").is_symlink():
     keep_records()
-elif RESULTS.is_dir() and not any(Path(".snakemake/metadata").glob("*")):
-    logger.warning(
-        "convatlas: results/ has no records of how its files were made, so changes since then "
-        "can't be seen. Run once with --forceall, or delete results/."
-    )
+if RESULTS.is_dir():
+    distrust_unrecorded()
 
 
 wildcard_constraints:
@@ -225,7 +242,7 @@ def of_layers(name, function, *arguments):
 
 def described_layers(name):
     """Return the layers that a study stores; known once its model is there."""
-    described = read_layers(layers_file(name))
+    described = or_stop(read_layers, layers_file(name))
     return of_layers(name, stored_layers, described, STUDIES[name]["extract"])
 
 
@@ -290,7 +307,10 @@ def training(key):
 def architecture_content(name):
     """Return a digest of a user's own architecture file; empty for any other architecture."""
     path, _, function = MODELS[name]["architecture"].rpartition(":")
-    return code_digest(path) if path.endswith(".py") else ""
+    if not path.endswith(".py"):
+        return ""
+    or_stop(check_syntax, path)
+    return code_digest(path)
 
 
 @cache

@@ -85,8 +85,8 @@ def model_of_study(name):
 def leftovers_of(name):
     """Return what a study has besides figures and report.
 
-    It is named, because Snakemake doesn't miss what nothing asks for: what was deleted by
-    hand is made again.
+    It is named, because Snakemake doesn't miss what nothing asks for: a file or a folder
+    that was deleted by hand is made again (not so a file in a folder that is still there).
     """
     trained = [model_of(name)] if model_of(name) in TRAINED else []
     return [

@@ -36,7 +36,7 @@ rule build_report:
         **made_by(
             "build_report",
             captions=files_digest(sorted(CAPTIONS.glob("*.rst")), CAPTIONS),
-            templates=files_digest(sorted(TEMPLATES.iterdir()), TEMPLATES),
+            templates=files_digest(sorted(TEMPLATES.glob("*.[cj]*")), TEMPLATES),
             study=lambda wildcards: STUDIES[wildcards.study],
             model=lambda wildcards: MODELS[model_of(wildcards.study)],
             dataset=lambda wildcards: DATASETS[dataset_of(wildcards.study)],

@@ -26,6 +26,7 @@ def read_about(figure: str | os.PathLike[str]) -> dict[str, str]:
     try:
         with Image.open(figure, formats=("PNG",)) as picture:
             text = str(picture.info.get("Description", ""))
+            picture.load()
     except (OSError, SyntaxError, ValueError) as error:
         raise DamagedFile(figure, "is not a whole PNG") from error
     pairs = (line.partition(": ") for line in text.split("\n"))
