@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from convatlas import digest
-from convatlas.digest import code_digest, file_digest, files_digest, modules_of, text_digest
+from convatlas.digest import code_digest, file_digest, files_digest, module_digests, text_digest
 
 NET = '''"""A network."""
 
@@ -126,7 +126,7 @@ def test_a_file_in_a_package_counts_what_it_imports_from_there(tmp_path: Path) -
 def test_a_users_file_counts_what_it_imports_from_us(tmp_path: Path) -> None:
     path = tmp_path / "net.py"
     path.write_text("from convatlas.models.architectures import small_zf\n")
-    assert {"net", "convatlas.models.architectures"} <= set(modules_of(str(path)))
+    assert {"net", "convatlas.models.architectures"} <= set(module_digests(str(path)))
 
 
 def test_code_on_the_import_path_counts_too(
@@ -156,12 +156,12 @@ def test_versions_of_installed_packages_count(
     assert fresh(folder / "net.py") != before
 
 
-def test_modules_of_the_package() -> None:
-    found = modules_of("convatlas.patches")
+def test_module_digests_the_package() -> None:
+    found = module_digests("convatlas.patches")
     assert {"convatlas", "convatlas.patches", "convatlas.store", "convatlas.files"} <= set(found)
     assert not {"convatlas.embedding", "convatlas.graph.tracing"} & set(found)
-    assert "convatlas.graph.geometry" in modules_of("convatlas.activations")
-    assert "convatlas.graph" in modules_of("convatlas.projection")
+    assert "convatlas.graph.geometry" in module_digests("convatlas.activations")
+    assert "convatlas.graph" in module_digests("convatlas.projection")
 
 
 def test_another_process_gives_the_same() -> None:

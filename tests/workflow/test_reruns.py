@@ -223,6 +223,11 @@ def put(path: str, value: Any) -> Callable[[Place], None]:
     return lambda place: place.change(change)
 
 
+def again(section: str, name: str) -> Callable[[Place], None]:
+    """Return an edit that lists a model or data set once more, as `again`."""
+    return lambda place: place.change(lambda c: c[section].update(again=dict(c[section][name])))
+
+
 def both(*edits: Callable[[Place], object]) -> Callable[[Place], None]:
     def edit(place: Place) -> None:
         for each in edits:
@@ -526,9 +531,7 @@ CONFIG_ROWS = [
     row(
         "studies.model",
         both(
-            lambda place: place.change(
-                lambda c: c["models"].update(again=dict(c["models"]["mine"]))
-            ),
+            again("models", "mine"),
             put(OWN + "model", "again"),
         ),
         *("extract_activations", "gather_activations", "score_predictions", *END),
@@ -539,9 +542,7 @@ CONFIG_ROWS = [
     row(
         "studies.dataset",
         both(
-            lambda place: place.change(
-                lambda c: c["datasets"].update(again=dict(c["datasets"]["pictures"]))
-            ),
+            again("datasets", "pictures"),
             put(OWN + "dataset", "again"),
         ),
         *(AFTER["prepare_images"] - {"train_model"} | AFTER["list_classes"]),

@@ -93,11 +93,6 @@ def code_digest(*modules: str) -> str:
     return text_digest(parts)
 
 
-def modules_of(*modules: str) -> list[str]:
-    """Return the names of the modules that `code_digest` covers, sorted."""
-    return sorted({name for module in modules for name in _closure(module).files})
-
-
 def check_syntax(path: str | os.PathLike[str]) -> None:
     """See that a user's Python file, and what it imports of the user's, is Python.
 

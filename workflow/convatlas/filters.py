@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from convatlas.errors import LayerError
+from convatlas.files import AnyPath
 from convatlas.layers import find_layer, first_filters, read_layers
 from convatlas.models.checkpoints import read_weights
 from convatlas.store import Filters, Recipe, write
-
-AnyPath = str | os.PathLike[str]
 
 
 def cut_filters(*, weights: AnyPath, layers: AnyPath, output: AnyPath, recipe: Recipe) -> None:

@@ -16,15 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from convatlas import __version__
 from convatlas.digest import file_digest, module_digests, packages_of
 from convatlas.figures.metadata import read_about
-from convatlas.files import read_json, write_json
+from convatlas.files import AnyPath, read_json, write_json
 from convatlas.store import reading
-
-AnyPath = str | os.PathLike[str]
 
 _READING = "convatlas.data.prepare"  # imports readers by their names
 _JSON = ("subject", "parameters", "inputs")
@@ -73,28 +69,21 @@ def record_provenance(
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    entry: dict[str, Any] = {"sha256": file_digest(path)}
     made = _made(path)
-    for key in _KEYS:
-        if key in made:
-            value = made[key]
-            entry[key] = json.loads(value) if key in _JSON else str(value)
-    return entry
+    said = {key: str(made[key]) for key in _KEYS if key in made}
+    told = {key: json.loads(value) if key in _JSON else value for key, value in said.items()}
+    return {"sha256": file_digest(path)} | told
 
 
 def _made(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".h5":
         with reading(path) as file:
-            return {key: value for key, value in file.attrs.items() if not _is_array(value)}
+            return {key: file.attrs[key] for key in _KEYS if key in file.attrs}
     if path.suffix == ".png":
         return read_about(path)
     if path.name == "model.json":
         return dict(read_json(path).get("made", {}))
     return {}
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, h5py.Empty) or getattr(value, "ndim", 0) > 0
 
 
 def _code(script: Path, readers: Sequence[str]) -> dict[str, Any]:

@@ -630,8 +630,9 @@ def gather_activations(
                     g: {n: part[g][n].shape for n in ActivationWriter.SUMMARIES} for g in part
                 }
                 file.attrs["output"] = part.attrs["output"]
-                digests[os.path.relpath(shard, folder)] = str(part.attrs["digest"])
-            opened.append((os.path.relpath(shard, folder), shapes))
+                name = os.path.relpath(shard, folder)
+                digests[name] = str(part.attrs["digest"])
+            opened.append((name, shapes))
         file.attrs["shards"] = json.dumps(digests)
         for layer in opened[0][1]:
             group = file.create_group(layer, track_order=True)
