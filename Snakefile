@@ -30,6 +30,7 @@ include: "workflow/rules/patches.smk"
 include: "workflow/rules/projections.smk"
 include: "workflow/rules/embedding.smk"
 include: "workflow/rules/occlusion.smk"
+include: "workflow/rules/occlusion_score.smk"
 include: "workflow/rules/receptive_fields.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/figures.smk"
@@ -98,6 +99,7 @@ rule embedding:
 rule occlusion:
     input:
         for_studies(occlusion_figures),
+        for_studies(occlusion_score_figures),
 
 
 rule receptive_fields:

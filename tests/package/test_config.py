@@ -126,6 +126,8 @@ def test_study_overrides_config_overrides_schema(base: Path) -> None:
         "stride": 8,
         "fill": [0, 128, 255],
         "layer": "auto",
+        "exhibits_per_job": 1,
+        "score": {"scenes": 200, "shards": 2},
     }
     demo = complete["studies"]["demo"]["analyses"]
     assert demo["occlusion"]["size"] == 32
@@ -200,7 +202,8 @@ MESSAGES = [
     ({"zzz": 4}, "zzz: unknown key. Known are datasets, models, studies, "),
     (
         {"studies__photos__analyses": {"occlusion": {"stride": -3}}},
-        "studies.photos.analyses.occlusion.stride: -3 is less than the minimum of 1.",
+        "studies.photos.analyses.occlusion.stride: -3 is not a whole number of at least 1, a "
+        "number between 0 and 1 or a list",
     ),
     ({"seed": 2**32}, "seed: 4294967296 is more than the maximum of 4294967295."),
     ({"batch_size": 8.0}, "batch_size: 8.0 is not a whole number of at least 1. Write 8."),
@@ -244,8 +247,8 @@ MESSAGES = [
     ({"studies__demo__exhibits": []}, "studies.demo.exhibits: has 0 items. Give a list"),
     (
         {"analyses__occlusion__fill": "gray"},
-        "analyses.occlusion.fill: 'gray' is not mean, zero, grey or a list (of 3, each a number "
-        "from 0 to 255). Did you mean 'grey'",
+        "analyses.occlusion.fill: 'gray' is not mean, training_mean, zero, grey, blur or a list "
+        "(of 3, each a number from 0 to 255). Did you mean 'grey'",
     ),
     ({"figures__formats": ["jpg"]}, "figures.formats[0]: 'jpg' is not png, svg or pdf."),
     (

@@ -12,10 +12,10 @@ from networks import CLASSES, Branching, ConvPool, seeded
 from studies import Study
 from torch import Tensor, nn
 
-from convatlas.errors import LayerError, MethodError
+from convatlas.errors import LayerError, MethodError, ModelError
 from convatlas.exhibits import pick_exhibit
 from convatlas.models.load import load_model
-from convatlas.occlusion import sweep
+from convatlas.occlusion import Sweeper, blurred, sweep
 from convatlas.occlusion.positions import Positions
 from convatlas.occlusion.sweeps import sweep_occlusion
 from convatlas.store import Images, Occlusion, Recipe, read
@@ -172,35 +172,138 @@ def test_the_network_keeps_its_mode_and_errors_are_clear() -> None:
     assert not torch.is_inference_mode_enabled()
 
 
-@pytest.mark.parametrize("fill", ["mean", "zero", "grey", [10, 20, 250]])
-def test_a_sweep_of_an_exhibit(fill: str | list[int], make_study: Callable[..., Study]) -> None:
+def occluded(image: Tensor, other: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+    """Return an image (C,H,W) with a part of another one in it."""
+    result = image.clone()
+    top, left, bottom, right = box
+    result[:, top:bottom, left:right] = other[:, top:bottom, left:right]
+    return result
+
+
+def test_another_image_may_be_seen_through_the_window() -> None:
+    model = network()
+    image = torch.randn(3, 24, 30)
+    other = blurred(image, 2.0)
+    assert float((other - image).abs().mean()) > 0.3
+    found = sweep(model, image, (8, 10), (8, 10), other)
+    boxes = [(t, x, t + 8, x + 10) for t in (0, 8, 16) for x in (0, 10, 20)]
+    batch = torch.stack([occluded(image, other, box) for box in boxes])
+    with torch.no_grad():
+        expected = model(batch).softmax(1).reshape(3, 3, -1)
+    np.testing.assert_allclose(found.probability, expected, atol=1e-6)
+    assert expected.std((0, 1)).max() > 1e-4
+
+
+def test_blurring_is_a_gaussian() -> None:
+    spot = torch.zeros(3, 65, 65)
+    spot[:, 32, 32] = 1
+    found = blurred(spot, 2.0)
+    distance = torch.arange(-6, 7).double()
+    bell = torch.exp(-(distance**2) / 8)
+    bell /= bell.sum()
+    np.testing.assert_allclose(found[0, 26:39, 26:39], torch.outer(bell, bell), atol=1e-6)
+    assert float(found.sum()) == pytest.approx(3, rel=1e-5)
+    np.testing.assert_allclose(blurred(torch.ones(3, 9, 12)), 1, rtol=1e-5)  # a side's 16th
+
+
+def test_sizes_may_be_shares_of_the_sides() -> None:
+    model, image = network(), torch.randn(3, 20, 40)
+    found = sweep(model, image, 0.25, (0.1, 5))
+    assert (found.size, found.stride) == ((5, 10), (2, 5))
+    same = sweep(model, image, (5, 10), (2, 5))
+    np.testing.assert_array_equal(found.probability, same.probability)
+    for wrong in (0, -1, 2.5, 1.5, float("nan"), (3,), (0.0, 3)):
+        with pytest.raises(MethodError, match="the occluder's size is"):
+            sweep(model, image, wrong)
+
+
+def test_several_sizes_and_images_share_what_is_made_ready() -> None:
+    model = network()
+    sweeper = Sweeper(model, (3, 24, 30), layer="block")
+    calls: list[Tensor] = []
+    look = sweeper._engine.look
+    sweeper._engine.look = lambda image: calls.append(image) or look(image)  # type: ignore[method-assign]
+    for image in torch.randn(2, 3, 24, 30):
+        found = sweeper.sweeps(image, [6, (9, 5), 40], 6, fill=0.5)
+        for swept, size in zip(found, [6, (9, 5), 40], strict=True):
+            alone = sweep(model, image, size, 6, fill=0.5, layer="block")
+            np.testing.assert_array_equal(swept.probability, alone.probability)
+            np.testing.assert_array_equal(swept.map_sum, alone.map_sum)
+            assert swept.unit == alone.unit
+    assert len(calls) == 2  # the clean pass: once an image
+
+
+def test_what_is_said_of_a_sweep() -> None:
+    model, image = network(), torch.randn(3, 20, 26)
+    found = sweep(model, image, 8, 6)
+    np.testing.assert_array_equal(found.predicted, found.probability.argmax(2))
+    np.testing.assert_array_equal(found.drop, found.clean_probability - found.probability)
+    assert found.predicted.shape == (len(found.row), len(found.column))
+
+
+def test_wrong_arguments_are_named() -> None:
+    model, image = network(), torch.randn(3, 20, 20)
+    with pytest.raises(MethodError, match="one image"):
+        sweep(model, image[None])
+    with pytest.raises(MethodError, match="fill has the shape"):
+        sweep(model, image, fill=[1, 2])
+    with pytest.raises(MethodError, match="fill is 'red'"):
+        sweep(model, image, fill="red")
+    with pytest.raises(MethodError, match="no engine 'fast'"):
+        sweep(model, image, engine="fast")
+    with pytest.raises(MethodError, match="batch size is 0"):
+        sweep(model, image, batch_size=0)
+    with pytest.raises(MethodError, match="this sweeper takes"):
+        Sweeper(model, (3, 24, 24)).sweep(image)
+    broken = network()
+    with torch.no_grad():
+        broken.fc.bias[0] = torch.nan
+    with pytest.raises(ModelError, match="aren't finite"):
+        sweep(broken, image)
+
+
+@pytest.mark.parametrize("fill", ["mean", "training_mean", "zero", "grey", "blur", [10, 20, 250]])
+def test_sweeps_of_exhibits(fill: str | list[int], make_study: Callable[..., Study]) -> None:
     study = make_study("branching", count=3)
-    exhibit, output = study.folder / "exhibit.h5", study.folder / "occlusion.h5"
-    pick_exhibit(images=study.images, output=exhibit, recipe=Recipe(), number=0, index=1, seed=0)
+    exhibits = [study.folder / f"exhibit-{i}.h5" for i in range(2)]
+    outputs = [study.folder / f"occlusion-{i}.h5" for i in range(2)]
+    for i, path in enumerate(exhibits):
+        pick_exhibit(
+            images=study.images, output=path, recipe=Recipe(), number=i, index=i + 1, seed=0
+        )
     sweep_occlusion(
-        exhibit=exhibit,
+        exhibits=exhibits,
         images=study.images,
         card=study.card,
         weights=study.weights,
-        output=output,
+        outputs=outputs,
         recipe=Recipe(),
         size=[12, 9],
         stride=8,
         fill=fill,
         layer="block",
-        batch_size=4,
     )
-    found = read(Occlusion, output)
     with Images(study.images) as images:
-        named = {"mean": images.mean, "zero": np.zeros(3), "grey": np.full(3, 128)}
-    colour = np.asarray(named[fill] if isinstance(fill, str) else fill)
-    np.testing.assert_allclose(found.fill, colour)
+        named = {
+            "mean": images.mean,
+            "training_mean": np.full(3, 127.5),
+            "zero": np.zeros(3),
+            "grey": np.full(3, 128),
+            "blur": np.full(3, np.nan),
+        }
     np.testing.assert_allclose(named["mean"], study.pixels.mean((0, 1, 2)))
+    colour = np.asarray(named[fill] if isinstance(fill, str) else fill)
     model = load_model(study.card, study.weights)
-    image = model.prepare(study.pixels[1:2])[0]
-    inside = torch.as_tensor((colour / 255 - 0.5) / 0.25, dtype=torch.float32)
-    expected = naive(model.module, image, (12, 9), (8, 8), inside)
-    np.testing.assert_allclose(found.probability, expected, atol=1e-6)
-    assert found.row.tolist() == [0, 8, 16]
-    assert found.column.tolist() == [0, 8, 16, 24]
-    assert (tuple(found.size), tuple(found.stride), found.label) == ((12, 9), (8, 8), 1)
+    for i, output in enumerate(outputs):
+        found = read(Occlusion, output)
+        np.testing.assert_allclose(found.fill, colour)
+        image = model.prepare(study.pixels[i + 1 : i + 2])[0]
+        inside = torch.as_tensor((colour / 255 - 0.5) / 0.25, dtype=torch.float32)
+        if fill == "blur":
+            assert found.probability.std((0, 1)).max() > 0
+        else:
+            expected = naive(model.module, image, (12, 9), (8, 8), inside)
+            np.testing.assert_allclose(found.probability, expected, atol=1e-6)
+        assert found.row.tolist() == [0, 8, 16]
+        assert found.column.tolist() == [0, 8, 16, 24]
+        assert (tuple(found.size), tuple(found.stride), found.label) == ((12, 9), (8, 8), i + 1)

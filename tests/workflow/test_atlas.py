@@ -64,6 +64,7 @@ def figures(study: str) -> list[str]:
         *(f"{kind}/{layer}" for kind in ("patches", "projections") for layer in LAYERS[study]),
         *(f"embedding/{kind}/{CODE[study]}" for kind in ("scatter", "grid")),
         *(f"occlusion/{exhibit}" for exhibit in range(EXHIBITS[study])),
+        *(["occlusion_score/scenes"] if study == "scenes" else []),
         "receptive_fields/0",
         *(["training/curves"] if study == "scenes" else []),
     ]

@@ -37,6 +37,7 @@ RUNNING = {  # what runs a network
     "extract_activations",
     "record_maps",
     "sweep_occlusion",
+    "score_scenes",
     "project_patches",
     "project_strongest",
 }
@@ -48,6 +49,7 @@ PLOTS = {
     "plot_scatter",
     "plot_grid",
     "plot_occlusion",
+    "plot_occlusion_score",
     "plot_growth",
     "plot_training",
 }
@@ -57,13 +59,16 @@ AFTER: dict[str, set[str]] = {
     "prepare_images": {
         *("train_model", "extract_activations", "score_predictions", "rank_patches"),
         *("pick_exhibit", "project_patches", "project_strongest", "sweep_occlusion"),
-        *("plot_patches", "plot_projections", "plot_scatter", "plot_grid"),
+        *("score_scenes", "plot_patches", "plot_projections", "plot_scatter", "plot_grid"),
     },
-    "list_classes": {"plot_maps", "plot_patches", "plot_scatter", "plot_grid", "plot_occlusion"},
+    "list_classes": {
+        *("plot_maps", "plot_patches", "plot_scatter", "plot_grid", "plot_occlusion"),
+        "plot_occlusion_score",
+    },
     "import_model": {*RUNNING, "cut_filters"},
     "train_model": {*RUNNING, "cut_filters", "plot_training"},
     "describe_model": {  # but see `affected`
-        *RUNNING,
+        *(RUNNING - {"score_scenes"}),
         *("cut_filters", "score_predictions", "rank_patches"),
         *("plot_maps", "plot_patches", "plot_occlusion", "plot_growth"),
     },
@@ -76,6 +81,7 @@ AFTER: dict[str, set[str]] = {
         *("list_exhibits", "record_maps", "sweep_occlusion", "project_strongest"),
         *("plot_maps", "plot_occlusion", "plot_growth"),
     },
+    "list_exhibits": {"score_scenes"},
     "record_maps": {"plot_maps"},
     "cut_filters": {"plot_filters"},
     "rank_patches": {"project_patches", "project_strongest", "plot_patches", "plot_projections"},
@@ -85,6 +91,8 @@ AFTER: dict[str, set[str]] = {
     "arrange_grid": {"plot_grid"},
     "sweep_occlusion": {"project_strongest", "plot_occlusion"},
     "project_strongest": {"plot_occlusion"},
+    "score_scenes": {"gather_scores"},
+    "gather_scores": {"plot_occlusion_score"},
 }
 # Snakemake knows what else there is of a study once its layers are known.
 BEFORE_LAYERS = {
@@ -351,6 +359,10 @@ HEAD = {
     "plot_grid": of("pictures", layer="head"),
 }
 SHARDS = of("scenes", shard="2") | of("pictures", shard="2")
+SCORE_SHARDS = of("scenes", network="trained", shard="2") | of(
+    "scenes", network="untrained", shard="2"
+)
+SWEEPING = ("sweep_occlusion", "score_scenes")
 ENDS = {rule: {"study=scenes", "study=pictures"} for rule in END}
 ENDS_OF_PICTURES = {rule: {"study=pictures"} for rule in END}
 ENDS_OF_SCENES = {rule: {"study=scenes"} for rule in END}
@@ -389,11 +401,36 @@ CONFIG_ROWS = [
     ),
     row("analyses.embedding.seed", put(EMBEDDING + "seed", 5), "embed_codes", "arrange_grid"),
     row("analyses.embedding.grid", put(EMBEDDING + "grid", 4), "arrange_grid"),
-    row("analyses.occlusion.size", put(OCCLUSION + "size", 16), "sweep_occlusion"),
+    row("analyses.occlusion.size", put(OCCLUSION + "size", 16), *SWEEPING),
     # As a set, the numbers 8, 8 and 32 (the batch size) are those before.
-    row("size as another number", put(OCCLUSION + "size", 32), "sweep_occlusion"),
-    row("analyses.occlusion.stride", put(OCCLUSION + "stride", 16), "sweep_occlusion"),
-    row("analyses.occlusion.fill", put(OCCLUSION + "fill", "grey"), "sweep_occlusion"),
+    row("size as another number", put(OCCLUSION + "size", 32), *SWEEPING),
+    row("analyses.occlusion.stride", put(OCCLUSION + "stride", 16), *SWEEPING),
+    row("analyses.occlusion.fill", put(OCCLUSION + "fill", "grey"), *SWEEPING),
+    row(
+        "analyses.occlusion.score.scenes",
+        put(OCCLUSION + "score/scenes", 6),
+        *("score_scenes", *END),
+    ),
+    row(
+        "analyses.occlusion.score.shards",
+        put(OCCLUSION + "score/shards", 3),
+        *("score_scenes", *END),
+        new={"score_scenes": SCORE_SHARDS},
+    ),
+    row(
+        "analyses.occlusion.exhibits_per_job",
+        put(OCCLUSION + "exhibits_per_job", 2),
+        *("project_strongest", "plot_occlusion", *END),
+        new={
+            "sweep_occlusion_0_to_1": {"study=pictures"},
+            "sweep_occlusion_0_to_0": {"study=scenes"},
+        },
+    ),
+    row(
+        "no scenes to score",
+        put(OCCLUSION + "score/scenes", 0),
+        *END,
+    ),
     row(
         "analyses.occlusion.layer",
         put(OWN + OCCLUSION + "layer", "first.1"),
@@ -409,11 +446,15 @@ CONFIG_ROWS = [
     # ---- of the whole config
     row("figures.formats", put("figures/formats", ["png", "svg", "pdf"]), *PLOTS),
     row("figures.dpi", put("figures/dpi", 90), *PLOTS),
-    row("seed", put("seed", 7), "pick_exhibit", "project_patches", "plot_patches"),
+    row(
+        "seed",
+        put("seed", 7),
+        *("pick_exhibit", "score_scenes", "project_patches", "plot_patches"),
+    ),
     row(
         "batch_size",
         put("batch_size", 8),
-        *("extract_activations", "sweep_occlusion", "project_patches", "project_strongest"),
+        *("extract_activations", "project_patches", "project_strongest"),
     ),
     row("shards", put("shards", 3), "extract_activations", new={"extract_activations": SHARDS}),
     # ---- of data sets

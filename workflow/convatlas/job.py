@@ -9,8 +9,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -259,3 +259,26 @@ def progress(items: Iterable[T], total: int, what: str, every: float = 5.0) -> I
             left = (now - began) / done * (total - done)
             log.info("%s: %d of %d, about %.0f s left", what, done, total, left)
             last = now
+
+
+@contextmanager
+def reporting(what: str, every: float = 5.0) -> Iterator[Callable[[float], None]]:
+    """Give a function that is told each share of the work that is done.
+
+    Every few seconds it logs how much that is, and how long the rest takes if the work
+    goes on at this pace.
+    """
+    began = last = time.monotonic()
+    done = 0.0
+
+    def advance(share: float) -> None:
+        nonlocal last, done
+        done += share
+        now = time.monotonic()
+        if now - last >= every:
+            left = (now - began) / done * (1 - done)
+            log.info("%s: %.0f %%, about %.0f s left", what, 100 * done, left)
+            last = now
+
+    yield advance
+    log.info("%s: all in %.1f s", what, time.monotonic() - began)

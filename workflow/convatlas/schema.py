@@ -377,6 +377,8 @@ def _options(schema: Mapping[str, Any]) -> list[str]:
 
 def _bounds(schema: Mapping[str, Any]) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
+    if "exclusiveMinimum" in schema and "exclusiveMaximum" in schema:
+        return f" between {schema['exclusiveMinimum']} and {schema['exclusiveMaximum']}"
     if "exclusiveMinimum" in schema:
         return f" greater than {schema['exclusiveMinimum']}"
     if low is not None and high is not None:

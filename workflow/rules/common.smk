@@ -214,6 +214,31 @@ def exhibits_of(name):
     return range(wanted if isinstance(wanted, int) else len(wanted))
 
 
+def sweeps_of(name):
+    """Return the rules that sweep a study's exhibits, and which each takes in one job.
+
+    With one a job that is one rule for any exhibit; else each block of exhibits has its own.
+    """
+    numbers, each = exhibits_of(name), STUDIES[name]["analyses"]["occlusion"]["exhibits_per_job"]
+    if each == 1:
+        return {"sweep_occlusion": ["{exhibit}"]}
+    blocks = [numbers[start : start + each] for start in range(0, len(numbers), each)]
+    return {f"sweep_occlusion_{x[0]}_to_{x[-1]}": list(x) for x in blocks}
+
+
+def all_sweeps():
+    """Return the rules that sweep exhibits, the one for any exhibit first."""
+    found = {"sweep_occlusion": ["{exhibit}"]}
+    for name in STUDIES:
+        found.update(sweeps_of(name))
+    return found
+
+
+def studies_swept_by(rule):
+    """Return the studies of which a rule sweeps exhibits."""
+    return [name for name in STUDIES if rule in sweeps_of(name)]
+
+
 def exhibit_index(name, number):
     """Return the image that a study names as an exhibit; None if one is to be picked."""
     wanted = STUDIES[name]["exhibits"]

@@ -22,6 +22,7 @@ def figures_of(name):
         projection_figures,
         embedding_figures,
         occlusion_figures,
+        occlusion_score_figures,
         receptive_field_figures,
         training_figures,
     )
@@ -60,6 +61,8 @@ def artifacts_of(name):
         *made(rules.arrange_grid, layer=embedded),
         *made(rules.sweep_occlusion, exhibit=exhibits),
         *strongest,
+        *(scored_scenes(name, ["trained", "untrained"]) if is_scored(name) else []),
+        *(made(rules.gather_scores) if is_scored(name) else []),
     ]
 
 
@@ -141,6 +144,25 @@ def strongest_of(study, exhibit):
 def occlusion_figures(study):
     """Return the occlusion figures of a study, one an exhibit."""
     return drawn(rules.plot_occlusion, study=study, exhibit=exhibits_of(study))
+
+
+def is_scored(study):
+    """Say whether a study's sweeps are scored: where the masks of its images are known."""
+    wanted = STUDIES[study]["analyses"]["occlusion"]["score"]["scenes"]
+    return bool(wanted) and DATASETS[dataset_of(study)]["source"] == "shapes"
+
+
+def scored_scenes(study, network):
+    """Return the scores of a study's scenes by a network, in shards."""
+    shards = STUDIES[study]["analyses"]["occlusion"]["score"]["shards"]
+    return expand(
+        rules.score_scenes.output.scores, study=study, network=network, shard=range(shards)
+    )
+
+
+def occlusion_score_figures(study):
+    """Return the figure of a study's scores: none where there are none."""
+    return drawn(rules.plot_occlusion_score, study=[study] if is_scored(study) else [])
 
 
 def receptive_field_figures(study):

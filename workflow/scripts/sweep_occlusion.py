@@ -1,19 +1,18 @@
-"""Adapter: sweep the occluder over one exhibit."""
+"""Adapter: sweep the occluder over one exhibit or several."""
 
 from convatlas.job import Job
 from convatlas.occlusion.sweeps import sweep_occlusion
 
 with Job.of(snakemake) as job:
     sweep_occlusion(
-        exhibit=snakemake.input.exhibit,
+        exhibits=snakemake.input.exhibits,
         images=snakemake.input.images,
         card=snakemake.input.card,
         weights=snakemake.input.weights,
-        output=snakemake.output.occlusion,
+        outputs=snakemake.output.occlusion,
         recipe=job.recipe,
         size=snakemake.params.size,
         stride=snakemake.params.stride,
         fill=snakemake.params.fill,
         layer=snakemake.params.layer,
-        batch_size=snakemake.params.batch_size,
     )

@@ -16,6 +16,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from convatlas import store
 from convatlas.classes import read_classes
@@ -87,7 +88,7 @@ def plot_occlusion(
         _draw_input(slots[0], shown.image, sweep)
         _draw_sums(slots[1], sweep)
         _draw_projections(slots[2], answers, reason)
-        _draw_chances(slots[3], sweep)
+        _draw_chances(slots[3], sweep, shown.mask)
         _draw_classes(slots[4], sweep)
     _write_numbers(Path(output).with_suffix(".csv"), sweep)
 
@@ -135,12 +136,23 @@ class _Sweep:
         """What was done, in a line."""
         vertical, horizontal = (int(step) for step in np.ravel(self.swept.stride))
         step = str(vertical) if vertical == horizontal else f"{vertical} × {horizontal}"
-        fill = ", ".join(f"{value:.0f}" for value in np.ravel(self.swept.fill))
         rows, columns = self.predicted.shape
         return (
-            f"an occluder of {shape_text(self.occluder)} pixels, RGB ({fill}), at {rows} × "
+            f"an occluder of {shape_text(self.occluder)} pixels, {self.look}, at {rows} × "
             f"{columns} places {step} pixels apart; cut at the far borders"
         )
+
+    @property
+    def look(self) -> str:
+        """What the occluder shows, in words."""
+        if self.blurs:
+            return "the image blurred"
+        return f"RGB ({', '.join(f'{value:.0f}' for value in np.ravel(self.swept.fill))})"
+
+    @property
+    def blurs(self) -> bool:
+        """Whether the occluder shows the image itself blurred."""
+        return bool(np.isnan(self.swept.fill).any())
 
     def centres(self, axis: int) -> NDArray[Any]:
         """Return the centres of the occluder's parts on the image, in pixels."""
@@ -223,7 +235,13 @@ def _draw_input(slot: _Slot, image: NDArray[Any], sweep: _Sweep) -> None:
     axes = slot.axes(sweep.size)
     style.draw_image(axes, image, 0, 0, sweep.size[1], sweep.size[0])
     height, width = sweep.occluder
-    fill = np.clip(np.ravel(sweep.swept.fill) / 255, 0, 1)
+    bottom, right = min(top + height, sweep.size[0]), min(left + width, sweep.size[1])
+    if sweep.blurs:
+        hidden = _blurred(image)[top:bottom, left:right]
+        style.draw_image(axes, hidden, left, top, right - left, bottom - top)
+        fill: Any = "none"
+    else:
+        fill = np.clip(np.ravel(sweep.swept.fill) / 255, 0, 1)
     for colour, thick in (("white", 1.6), (style.INK, 0.7)):  # seen on any image
         axes.add_patch(
             Rectangle((left, top), width, height, facecolor=fill, edgecolor=colour, linewidth=thick)
@@ -245,7 +263,7 @@ def _draw_sums(slot: _Slot, sweep: _Sweep) -> None:
     slot.bar(norm, style.QUANTITY, sorted({low, high}), clean)
 
 
-def _draw_chances(slot: _Slot, sweep: _Sweep) -> None:
+def _draw_chances(slot: _Slot, sweep: _Sweep, mask: NDArray[Any] | None) -> None:
     clean = float(sweep.swept.clean_probability[sweep.label])
     name = class_name(sweep.classes, sweep.label)
     which = "true class" if sweep.swept.label >= 0 else "predicted class (no label)"
@@ -256,8 +274,25 @@ def _draw_chances(slot: _Slot, sweep: _Sweep) -> None:
     )
     high = max(float(sweep.chance.max()), clean) or 1.0
     norm = Normalize(0, high)
-    _draw_cells(slot.axes(sweep.size), sweep.chance, sweep, cmap=style.CHANCE, norm=norm)
+    axes = slot.axes(sweep.size)
+    _draw_cells(axes, sweep.chance, sweep, cmap=style.CHANCE, norm=norm)
+    if mask is not None and 0 < mask.mean() < 1:
+        _draw_outline(axes, mask)
     slot.bar(norm, style.CHANCE, [0, high], clean)
+
+
+def _draw_outline(axes: Axes, mask: NDArray[Any]) -> None:
+    """Draw the outline of the object, where it is known, as seen on any colour."""
+    y, x = (np.arange(side) + 0.5 for side in mask.shape)
+    for colour, thick in (("white", 1.6), (style.INK, 0.7)):
+        axes.contour(x, y, mask, levels=[0.5], colors=[colour], linewidths=thick)
+
+
+def _blurred(image: NDArray[Any]) -> NDArray[Any]:
+    """Return an image (H,W,3) blurred as the sweep's occluder shows it."""
+    sigma = min(image.shape[:2]) / 16
+    blurred = gaussian_filter(image.astype(float), (sigma, sigma, 0), mode="mirror", truncate=3)
+    return np.asarray(blurred.round().clip(0, 255), np.uint8)
 
 
 def _draw_classes(slot: _Slot, sweep: _Sweep) -> None:

@@ -49,6 +49,7 @@ _LINEAR = frozenset(
         "avgpool",
         "adaptive_avgpool",
         "mean",
+        "sum",
         "add",
         "cat",
         "reshape",

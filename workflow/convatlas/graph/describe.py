@@ -21,8 +21,22 @@ from convatlas.layers import Layer
 
 _KEPT = 4  # graphs of which the layers are remembered: asked for at every batch
 _PARAMETRIC = ("conv", "linear", "conv_transpose")
-_POOLS = ("maxpool", "avgpool", "lppool", "adaptive_avgpool", "adaptive_maxpool", "mean", "amax")
-_KINDS = {"adaptive_avgpool": "avgpool", "adaptive_maxpool": "maxpool", "mean": "avgpool"}
+_POOLS = (
+    "maxpool",
+    "avgpool",
+    "lppool",
+    "adaptive_avgpool",
+    "adaptive_maxpool",
+    "mean",
+    "sum",
+    "amax",
+)
+_KINDS = {
+    "adaptive_avgpool": "avgpool",
+    "adaptive_maxpool": "maxpool",
+    "mean": "avgpool",
+    "sum": "avgpool",
+}
 
 
 def describe_network(

@@ -13,7 +13,7 @@ Distill 2019.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import fx
+from torch import Tensor, fx
+from torch.nn import functional
 
 from convatlas.graph.operations import POINTWISE
 from convatlas.graph.tracing import Graph
@@ -84,17 +85,18 @@ class Axis:
 
         They see every `spacing`-th of them.
         """
-        last = len(self) - 1
-        missing = -(np.minimum(low, 0) // spacing), -((last - np.maximum(high, last)) // spacing)
-        inside = [
-            np.clip(ends, 0, last)
-            for ends in (low + missing[0] * spacing, high - missing[1] * spacing)
-        ]
+        taps = np.arange(0, int((high - low).max(initial=0)) + 1, spacing)
+        seen: NDArray[Any] = low[:, None] + taps
+        seen = np.where(seen > high[:, None], low[:, None], seen)
+        missing: NDArray[Any] = np.logical_or(seen < 0, seen >= len(self))
+        nothing = missing.all(axis=1, keepdims=True)  # only padding: taken for the nearest cell
+        inside = np.where(missing & ~nothing, 0, seen.clip(0, len(self) - 1))
+        missing &= ~nothing
         return Axis(
             np.minimum(self._at(self.first, low), self._at(self.first, high)),
             np.maximum(self._at(self.last, low), self._at(self.last, high)),
-            np.minimum(*(self.near[ends] for ends in inside)),
-            np.maximum(*(self.far[ends] for ends in inside)),
+            np.where(missing, self.size, self.near[inside]).min(1),
+            np.where(missing, -1, self.far[inside]).max(1),
             self.step * step,
             self.size,
             self.exact and exact,
@@ -207,6 +209,8 @@ class _Rules:
         operation = self._graph.operations[node]
         kind = operation.kind
         source = sources[0]
+        if kind == "localnorm" and source.places is not None and 1 in source.places:
+            return self._opaque(node, sources)  # it normalises across rows, not channels
         if kind in POINTWISE or kind == "output":
             return source
         rule = getattr(self, f"_{kind}", None)
@@ -339,25 +343,12 @@ class _Rules:
 
         if o["mode"] == "area":
             return self._adaptive(node, source)
-        given = o["scale_factor"] if not o["recompute_scale_factor"] else None
-        scales = given if isinstance(given, tuple | list) else (given, given)
         exact = o["mode"] != "bicubic" and not o["antialias"]
 
         def spread(axis: Axis, i: int) -> Axis:
             cells, out = len(axis), shape[2 + i]
-            ratio = 1 / scales[i] if scales[i] else cells / out
-            at = np.arange(out)
-            if o["mode"] in ("nearest", "nearest-exact"):
-                half = 0.5 if o["mode"] == "nearest-exact" else 0.0
-                low = high = np.floor((at + half) * ratio)
-            else:
-                ends = o["align_corners"] and out > 1
-                centre = at * (cells - 1) / (out - 1) if ends else (at + 0.5) * ratio - 0.5
-                extra = 1.0 if o["mode"] == "bicubic" else 0.0
-                if o["antialias"]:
-                    extra = (1 + extra) * max(ratio, 1)
-                low, high = np.floor(centre - extra), np.ceil(centre + extra)
-            low, high = (np.clip(v, 0, cells - 1).astype(int) for v in (low, high))
+            used = interpolation(o, i, cells, out).numpy() != 0
+            low, high = used.argmax(1), cells - 1 - used[:, ::-1].argmax(1)
             return axis.window(low, high, Fraction(cells, out), exact=exact)
 
         return source.both(spread)
@@ -382,6 +373,12 @@ class _Rules:
         if len(placed) > 1:
             return None
         places = placed.pop() if placed else None
+        lengths = [
+            {len(axis) for axis in axes} - {1}
+            for axes in zip(*((s.y, s.x) for s in sources), strict=True)
+        ]
+        if any(len(several) > 1 for several in lengths):
+            return None
         result = sources[0]
         for source in sources[1:]:
             result = replace(result, y=result.y.union(source.y), x=result.x.union(source.x))
@@ -408,7 +405,9 @@ class _Rules:
     def _softmax(self, node: fx.Node, source: Field, o: dict[str, Any]) -> Field:
         rank = len(self._shape(node))
         dim = o.get("dim", 1)
-        if source.places is not None and isinstance(dim, int) and (dim + rank) % rank == 1:
+        if not isinstance(dim, int):
+            return self._gathered(node, source)
+        if source.places is not None and (dim + rank) % rank not in (0, *source.places):
             return source
         return self._gathered(node, source)
 
@@ -438,7 +437,7 @@ class _Rules:
         everything = source.both(lambda axis, _: axis.everything())
         return everything if o["keepdim"] else replace(everything, places=None)
 
-    _amax = _mean
+    _amax = _sum = _mean
 
     # -- the same values in another shape
 
@@ -512,6 +511,40 @@ class _Rules:
             after += not isinstance(entry, int)
         y, x = source.places or (0, 0)
         return Field(axes[y], axes[x], (moved[y], moved[x]))
+
+
+def interpolation(
+    options: Mapping[str, Any],
+    axis: int,
+    before: int,
+    after: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return the matrix of an interpolation along one axis, (after,before).
+
+    Found by interpolating unit vectors, so that it is what torch does to the last cell.
+    """
+    scale = options["scale_factor"] if not options["recompute_scale_factor"] else None
+    if isinstance(scale, tuple | list):
+        scale = scale[axis]
+    # Three cells wide: with one, torch takes the layout for another and is wrong (antialias).
+    units = torch.eye(before, dtype=dtype).reshape((before, 1, before, 1)).repeat(1, 1, 1, 3)
+    size, scales = (after, 3), None if scale is None else (float(scale), 1.0)
+    if axis == 1:
+        units, size = units.transpose(2, 3).contiguous(), size[::-1]
+        scales = None if scales is None else scales[::-1]
+    smooth = options["mode"] in ("bilinear", "bicubic")
+    with torch.no_grad():
+        result = functional.interpolate(
+            units,
+            size=size if scales is None else None,
+            scale_factor=scales,
+            mode=options["mode"],
+            align_corners=options["align_corners"] if smooth else None,
+            antialias=bool(options["antialias"]),
+        )
+    one = result[:, 0, :, 0] if axis == 0 else result[:, 0, 0]
+    return one.T
 
 
 def _pair(value: Any) -> tuple[int, int]:

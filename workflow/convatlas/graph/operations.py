@@ -86,6 +86,7 @@ class Operation:
 # ---------------------------------------------------------------------- modules
 
 _WINDOW = ("kernel_size", "stride", "padding")
+_AVERAGING = ("ceil_mode", "count_include_pad", "divisor_override")
 _SCALING = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
 _CONV = (*_WINDOW, "dilation", "groups")
 
@@ -101,13 +102,13 @@ _MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.GroupNorm: ("groupnorm", ()),
     nn.InstanceNorm2d: ("groupnorm", ()),
     nn.MaxPool2d: ("maxpool", (*_WINDOW, "dilation", "ceil_mode")),
-    nn.AvgPool2d: ("avgpool", (*_WINDOW, "ceil_mode")),
-    nn.LPPool2d: ("lppool", ("kernel_size", "stride", "ceil_mode")),
+    nn.AvgPool2d: ("avgpool", (*_WINDOW, *_AVERAGING)),
+    nn.LPPool2d: ("lppool", ("norm_type", "kernel_size", "stride", "ceil_mode")),
     nn.AdaptiveAvgPool2d: ("adaptive_avgpool", ("output_size",)),
     nn.AdaptiveMaxPool2d: ("adaptive_maxpool", ("output_size",)),
     nn.Upsample: ("interpolate", _SCALING),
     nn.ZeroPad2d: ("pad", ("padding",)),
-    nn.ConstantPad2d: ("pad", ("padding",)),
+    nn.ConstantPad2d: ("pad", ("padding", "value")),
     nn.ReflectionPad2d: ("pad", ("padding",)),
     nn.ReplicationPad2d: ("pad", ("padding",)),
     nn.CircularPad2d: ("pad", ("padding",)),
@@ -169,7 +170,7 @@ _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "instance_norm": ("groupnorm", ()),
     "max_pool2d": ("maxpool", (*_WINDOW, "dilation", "ceil_mode", "return_indices")),
     "_max_pool2d": ("maxpool", (*_WINDOW, "dilation", "ceil_mode", "return_indices")),
-    "avg_pool2d": ("avgpool", (*_WINDOW, "ceil_mode", "count_include_pad")),
+    "avg_pool2d": ("avgpool", (*_WINDOW, *_AVERAGING)),
     "lp_pool2d": ("lppool", ("norm_type", "kernel_size", "stride", "ceil_mode")),
     "adaptive_avg_pool2d": ("adaptive_avgpool", ("output_size",)),
     "adaptive_max_pool2d": ("adaptive_maxpool", ("output_size", "return_indices")),
@@ -182,6 +183,8 @@ _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "threshold": ("threshold", ("threshold", "value")),
     "clamp": ("clamp", ("min", "max")),
     "clip": ("clamp", ("min", "max")),
+    "clamp_min": ("clamp", ("min",)),
+    "clamp_max": ("clamp", ("max",)),
     "exp": ("exp", ()),
     "sqrt": ("sqrt", ()),
     "abs": ("abs", ()),
@@ -216,7 +219,7 @@ _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "concatenate": ("cat", ("dim",)),
     "mean": ("mean", ("dim", "keepdim")),
     "amax": ("amax", ("dim", "keepdim")),
-    "sum": ("mean", ("dim", "keepdim")),
+    "sum": ("sum", ("dim", "keepdim")),
     "flatten": ("reshape", ("start_dim", "end_dim")),
     "view": ("reshape", ()),
     "reshape": ("reshape", ()),
@@ -257,6 +260,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "leaky_relu": {"negative_slope": 0.01},
     "localnorm": {"alpha": 1e-4, "beta": 0.75, "k": 1.0},
     "mean": {"dim": None, "keepdim": False},
+    "sum": {"dim": None, "keepdim": False},
     "amax": {"dim": None, "keepdim": False},
 }
 
@@ -289,13 +293,14 @@ def _of_module(module: nn.Module) -> Operation:
 def _of_call(node: fx.Node) -> Operation:
     name = node.target if isinstance(node.target, str) else _function_name(node.target)
     plain = name.rstrip("_") if not name.startswith("__") else name
+    in_place = name != plain or plain in ("iadd", "isub", "imul", "itruediv")
+    in_place = in_place or bool(node.kwargs.get("inplace", False))
     if plain not in _CALLS:
-        return Operation("other", {"name": plain})
+        return Operation("other", {"name": plain}, in_place=in_place)
     kind, arguments = _CALLS[plain]
     options = _DEFAULTS.get(kind, {}) | dict(zip(arguments, node.args[1:], strict=False))
     options |= {k: v for k, v in node.kwargs.items() if k != "inplace"}
-    in_place = name != plain or plain in ("iadd", "isub", "imul", "itruediv")
-    return Operation(kind, options, in_place=in_place or bool(node.kwargs.get("inplace", False)))
+    return Operation(kind, options, in_place=in_place)
 
 
 def _function_name(target: Callable[..., Any]) -> str:

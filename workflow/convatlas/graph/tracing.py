@@ -23,6 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch.fx._symbolic_trace import _maybe_revert_all_patches
 
 from convatlas.errors import LayerError, ModelError, did_you_mean
@@ -252,7 +253,8 @@ def trace(model: nn.Module, size: tuple[int, int, int]) -> Graph:
     module.eval()
     operations = {node: identify(node, module) for node in graph.nodes}
     _follow_in_place(graph, operations)
-    graph.eliminate_dead_code()
+    # What changes in place may be seen through another name, though nothing uses its result.
+    graph.eliminate_dead_code(lambda node: node.is_impure() or operations[node].in_place)
     module.recompile()
     operations = {node: operations[node] for node in graph.nodes}
     names = {node: tracer.names[node] for node in graph.nodes if node in tracer.names}
@@ -328,7 +330,39 @@ def _shapes(value: Any) -> Any:
     return value
 
 
+class _WithoutData(nn.Module):
+    """Runs a graph for its shapes; a module, so that its parameters can be exchanged."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: Tensor) -> dict[fx.Node, Any]:
+        run = _Shapes(self.module)
+        run.extra_traceback = False
+        run.run(batch)
+        return run.values
+
+
+def _infer_shapes(module: fx.GraphModule, size: tuple[int, int, int]) -> dict[fx.Node, Any] | None:
+    """Return the shapes without computing anything, or None where that isn't possible."""
+    given = _WithoutData(module)
+    tensors = [*given.named_parameters(), *given.named_buffers()]
+    blank = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    try:
+        with torch.no_grad():
+            batch = _blank(module, size).to("meta")
+            values: dict[fx.Node, Any] = functional_call(given, blank, batch)
+    except Exception:  # whatever it is, running with data will tell it better
+        return None
+    numbers = (torch.Size, list, tuple, int, float, str, torch.dtype, type(None))
+    return values if all(isinstance(v, numbers) for v in values.values()) else None
+
+
 def _try_shapes(module: fx.GraphModule, size: tuple[int, int, int]) -> dict[fx.Node, Any]:
+    inferred = _infer_shapes(module, size)
+    if inferred is not None:
+        return inferred
     run = _Shapes(module)
     run.extra_traceback = False
     try:

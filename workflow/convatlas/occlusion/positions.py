@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+Ends = tuple[NDArray[np.int64], NDArray[np.int64]]  # first pixels, and ends (exclusive)
+
 
 @dataclass(frozen=True)
 class Positions:
@@ -40,9 +42,18 @@ class Positions:
     def __len__(self) -> int:
         return len(self.row) * len(self.column)
 
-    def boxes(self) -> NDArray[np.int64]:
-        """Return every window, (R*C,4) top, left, bottom, right, row by row."""
-        top, left = (grid.ravel() for grid in np.meshgrid(self.row, self.column, indexing="ij"))
+    def edges(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> tuple[Ends, Ends]:
+        """Return top and bottom of some rows of windows, left and right of some columns.
+
+        Ends are exclusive and on the image.
+        """
+        top, left = self.row[rows], self.column[columns]
         bottom = np.minimum(top + self.size[0], self.image[0])
         right = np.minimum(left + self.size[1], self.image[1])
+        return (top, bottom), (left, right)
+
+    def boxes(self) -> NDArray[np.int64]:
+        """Return every window, (R*C,4) top, left, bottom, right, row by row."""
+        i, j = np.indices((len(self.row), len(self.column))).reshape(2, -1)
+        (top, bottom), (left, right) = self.edges(i, j)
         return np.stack([top, left, bottom, right], axis=1)

@@ -6,28 +6,44 @@ Zeiler & Fergus (2014), section 4.2 and figure 7.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from convatlas.errors import LayerError, MethodError
+from convatlas.errors import LayerError, MethodError, ModelError
 from convatlas.graph.describe import layers_of
 from convatlas.graph.tracing import Graph, evaluating, trace
-from convatlas.job import log, progress
-from convatlas.layers import Layer
+from convatlas.job import log, reporting
 from convatlas.models.load import LoadedModel, load_model
-from convatlas.occlusion.engine import plain
+from convatlas.occlusion.incremental import Incremental
+from convatlas.occlusion.network import mixes_images, squeezes_batch, why_not_incremental
+from convatlas.occlusion.occluders import Extent, blurred, pixels, shown
+from convatlas.occlusion.plain import Plain
 from convatlas.occlusion.positions import Positions
 from convatlas.store import Exhibit, Images, Occlusion, Recipe, read, write
 
 Path = str | os.PathLike[str]
-Pair = int | Sequence[int]
 
 GREY = 128  # the grey of Zeiler & Fergus's occluder, in 0..255
+ENGINES = ("incremental", "plain")
+
+
+class Engine(Protocol):
+    """Runs a network on an image, and under every position of an occluder on it."""
+
+    def look(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the scores (K,) of an image (C,H,W), and the probe's maps (U,h,w)."""
+
+    def occlude(
+        self, positions: Positions, shown: Tensor, unit: int, advance: Callable[[float], None]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the scores (P,K) under each position, and the sums (P,) of a probe's map."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,7 @@ class Sweep:
     row : (R,) top of the occluder, column : (C,) its left, in pixels.
     probability : (R,C,K) float32, of every class.
     clean_probability : (K,) float32, of the image as it is.
+    size, stride : of the occluder, height and width in pixels.
     map_sum : (R,C) float32, sum over space of one unit's feature map; None unless a
         layer was asked for.
     clean_map_sum : that sum on the image as it is.
@@ -50,173 +67,360 @@ class Sweep:
     column: NDArray[np.int64]
     probability: NDArray[np.float32]
     clean_probability: NDArray[np.float32]
+    size: tuple[int, int]
+    stride: tuple[int, int]
     map_sum: NDArray[np.float32] | None = None
     clean_map_sum: float = 0.0
     unit: int = -1
     value: float = 0.0
     location: tuple[int, int] = (0, 0)
 
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The most probable class at each position, (R,C)."""
+        return np.asarray(self.probability.argmax(-1))
 
-def sweep(
-    model: nn.Module | Graph,
-    image: Tensor,
-    size: Pair = 16,
-    stride: Pair = 8,
-    fill: float | Sequence[float] | Tensor = 0.0,
-    *,
-    layer: str | None = None,
-    batch_size: int = 32,
-) -> Sweep:
-    """Slide an occluder over an image and run the network under each position.
+    @property
+    def drop(self) -> NDArray[np.float32]:
+        """How far the probability of every class falls at each position, (R,C,K)."""
+        return np.asarray(self.clean_probability - self.probability)
 
-    The windows cover the whole image: their corners are multiples of the stride from
-    0 up to the first window that reaches the far border, where it is cut.
+
+class Sweeper:
+    """A network made ready for sweeps over images of one size.
+
+    What doesn't depend on the image is done once: tracing, the order of the weights, the
+    batches of positions.
 
     Parameters
     ----------
-    model : a classifier that fx can trace, or its graph.
-    image : (C,H,W) normalised as the network takes it.
-    size, stride : of the occluder, in pixels; one number, or height and width.
-    fill : the occluder's colour in the space of `image`: one number, or one a channel.
+    model : a classifier, or its traced graph. One that can't be traced is run by the plain
+        loop, and the log says so.
+    size : (C,H,W) of the images.
     layer : a layer whose strongest feature map is summed under each position.
-    batch_size : positions a forward pass.
+    batch_size : positions a batch at most. Unless given it is chosen by the size of the
+        maps and the memory; on CUDA it is halved when the memory runs out.
+    engine : ``incremental``, or ``plain`` for the whole network at each position.
+    dtype : to compute in, such as `torch.float16`; the network's own unless given.
 
     Raises
     ------
     LayerError
         if the layer doesn't exist or isn't made of maps.
+    ModelError
+        if the network's output isn't one score per class, or it fails on images of that size.
     MethodError
-        if the size or the stride isn't a positive number.
+        for an engine that doesn't exist, or a batch size below one.
     """
-    channels, height, width = image.shape
-    if not isinstance(model, Graph):
-        with evaluating(model):
-            graph = trace(model, (channels, height, width))
-            return sweep(graph, image, size, stride, fill, layer=layer, batch_size=batch_size)
-    positions = Positions.covering((height, width), _pair("size", size), _pair("stride", stride))
-    described = {found.name: found for found in layers_of(model)}
-    head = next(found for found in described.values() if found.output)
-    probe = _map_layer(described, model, layer) if layer is not None else None
-    nodes = [model.output] + ([model.node(probe.name)] if probe else [])
 
-    nothing = Positions(np.zeros(1, int), np.zeros(1, int), (0, 0), (height, width))
-    colour = torch.as_tensor(fill, dtype=image.dtype, device=image.device).expand(channels)
-    (clean,) = plain(model, image, nothing, colour, nodes, 1)
-    clean_map = clean[nodes[1]][0].float() if probe else None
-    unit = int(clean_map.amax((1, 2)).argmax()) if clean_map is not None else -1
+    def __init__(
+        self,
+        model: nn.Module | Graph,
+        size: Sequence[int],
+        *,
+        layer: str | None = None,
+        batch_size: int | None = None,
+        engine: str = "incremental",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if engine not in ENGINES:
+            raise MethodError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}.")
+        if batch_size is not None and batch_size < 1:
+            raise MethodError(f"the batch size is {batch_size}; it must be at least one.")
+        channels, height, width = size
+        self.size = (channels, height, width)
+        self._module = model.module if isinstance(model, Graph) else model
+        self._ends_with_softmax = False
+        with evaluating(self._module):
+            graph = model if isinstance(model, Graph) else self._traced(model)
+            if graph is None:
+                self._engine: Engine = Plain(model, layer, batch_size, dtype)
+                return
+            layers = {found.name: found for found in layers_of(graph)}
+            head = next(found for found in layers.values() if found.output)
+            self._ends_with_softmax = head.kind == "softmax"
+            probe = _probe(graph, layer, layers) if layer is not None else None
+            reason = why_not_incremental(graph)
+            if engine == "incremental" and reason is None:
+                self._engine = Incremental(graph, probe, batch_size, dtype)
+                return
+            if engine == "incremental":
+                log.info("occlusion runs the whole network at each position: %s", reason)
+            if mixes_images(graph):
+                batch_size = 1
+            paired = squeezes_batch(graph) is not None
+            modules = dict(self._module.named_modules())
+            if isinstance(model, Graph) or (layer is not None and layer not in modules):
+                self._engine = Plain(graph, probe, batch_size, dtype, paired)
+            else:  # itself: a graph may not know of what is changed in place through a view
+                self._engine = Plain(model, layer, batch_size, dtype, paired)
 
-    probabilities, sums = [], []
-    batches = plain(model, image, positions, colour, nodes, batch_size)
-    for batch in progress(batches, -(-len(positions) // batch_size), "batches of positions"):
-        probabilities.append(_probability(batch[nodes[0]], head))
-        if probe:
-            sums.append(batch[nodes[1]][:, unit].float().sum((1, 2)).cpu().numpy())
-    shape = (len(positions.row), len(positions.column))
-    result = Sweep(
-        row=positions.row,
-        column=positions.column,
-        probability=np.concatenate(probabilities).reshape(*shape, -1),
-        clean_probability=_probability(clean[nodes[0]], head)[0],
-    )
-    if clean_map is None:
+    def _traced(self, model: nn.Module) -> Graph | None:
+        try:
+            return trace(model, self.size)
+        except ModelError as error:
+            like = next(model.parameters(), torch.zeros(()))
+            try:
+                with torch.inference_mode():
+                    model(torch.zeros(1, *self.size).to(like))
+            except Exception:  # whatever a network raises: it isn't the tracing that fails
+                raise error from None
+            log.info("occlusion runs the whole network at each position: %s", error)
+            return None
+
+    def sweep(
+        self,
+        image: Tensor,
+        size: Extent = 16,
+        stride: Extent = 8,
+        fill: Any = 0.0,
+        *,
+        progress: bool = True,
+    ) -> Sweep:
+        """Slide an occluder over an image; see `sweep`."""
+        (result,) = self.sweeps(image, [size], stride, fill, progress=progress)
         return result
-    place = int(clean_map[unit].argmax())
-    return Sweep(
-        **{k: getattr(result, k) for k in ("row", "column", "probability", "clean_probability")},
-        map_sum=np.concatenate(sums).reshape(shape),
-        clean_map_sum=float(clean_map[unit].sum()),
-        unit=unit,
-        value=float(clean_map[unit].max()),
-        location=(place // clean_map.shape[2], place % clean_map.shape[2]),
+
+    def sweeps(
+        self,
+        image: Tensor,
+        sizes: Sequence[Extent],
+        stride: Extent = 8,
+        fill: Any = 0.0,
+        *,
+        progress: bool = True,
+    ) -> list[Sweep]:
+        """Slide occluders of several sizes over an image, which itself is run once."""
+        if tuple(image.shape) != self.size:
+            raise MethodError(
+                f"the image has the shape {tuple(image.shape)}; this sweeper takes {self.size}."
+            )
+        sides = self.size[1:]
+        step = pixels("stride", stride, sides)
+        grids = [Positions.covering(sides, pixels("size", size, sides), step) for size in sizes]
+        occluder = shown(fill, image)
+        with evaluating(self._module):
+            scores, maps = self._engine.look(image)
+            if scores.dim() != 1:
+                raise ModelError(
+                    f"the network's output has the shape (N, {', '.join(map(str, scores.shape))})"
+                    ", not (N, classes). Wrap it so that it returns class scores."
+                )
+            if not bool(torch.isfinite(scores).all()):
+                raise ModelError(
+                    "the network's scores for this image aren't finite numbers; look at its "
+                    "weights and the image's normalisation."
+                )
+            clean = self._probability(scores[None])[0]
+            strongest = _Strongest.of(maps)
+            found = []
+            for positions in grids:
+                report = reporting("positions of the occluder") if progress else nullcontext(_quiet)
+                with report as advance:
+                    swept, sums = self._engine.occlude(positions, occluder, strongest.unit, advance)
+                shape = (len(positions.row), len(positions.column))
+                found.append(
+                    Sweep(
+                        row=positions.row,
+                        column=positions.column,
+                        probability=self._probability(swept).reshape(*shape, -1),
+                        clean_probability=clean,
+                        size=positions.size,
+                        stride=step,
+                        map_sum=None if sums is None else sums.numpy().reshape(shape),
+                        clean_map_sum=strongest.total,
+                        unit=strongest.unit,
+                        value=strongest.value,
+                        location=strongest.location,
+                    )
+                )
+        return found
+
+    def _probability(self, scores: Tensor) -> NDArray[np.float32]:
+        """Return class probabilities from the network's output, (N,K)."""
+        if not self._ends_with_softmax:
+            scores = torch.softmax(scores, dim=1)
+        return np.asarray(scores.float().cpu().numpy())
+
+
+def sweep(
+    model: nn.Module | Graph,
+    image: Tensor,
+    size: Extent = 16,
+    stride: Extent = 8,
+    fill: Any = 0.0,
+    *,
+    layer: str | None = None,
+    batch_size: int | None = None,
+    engine: str = "incremental",
+    dtype: torch.dtype | None = None,
+    progress: bool = True,
+) -> Sweep:
+    """Slide an occluder over an image and run the network under each position.
+
+    The windows cover the whole image: their corners are multiples of the stride from
+    0 up to the first window that reaches the far border, where it is cut. Only what the
+    occluder changes is computed, so this takes a fraction of the plain loop's time; the
+    result is the same up to rounding.
+
+    Parameters
+    ----------
+    model : a classifier, or its traced graph. It is run in evaluation mode, and left in the
+        mode that it was in.
+    image : (C,H,W) normalised as the network takes it, on the network's device.
+    size, stride : of the occluder: pixels, or below one a share of the image's side; one
+        number, or height and width.
+    fill : what the occluder shows, in the space of `image`: one number, one a channel, or
+        another image (C,H,W) that is seen through it, such as ``blurred(image)``.
+    layer, batch_size, engine, dtype : as for `Sweeper`, which is made for one image here.
+    progress : whether to log how far it is.
+
+    Raises
+    ------
+    LayerError, ModelError
+        as `Sweeper` does.
+    MethodError
+        if size, stride or fill aren't what they may be.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision.models import squeezenet1_1
+    >>> from convatlas.occlusion import sweep
+    >>> result = sweep(squeezenet1_1(), torch.randn(3, 64, 64), size=16, stride=16)
+    >>> result.probability.shape, result.row.tolist()
+    ((4, 4, 1000), [0, 16, 32, 48])
+    """
+    if image.dim() != 3:
+        raise MethodError(
+            f"the image has the shape {tuple(image.shape)}; a sweep takes one image, (C,H,W)."
+        )
+    sweeper = Sweeper(
+        model, image.shape, layer=layer, batch_size=batch_size, engine=engine, dtype=dtype
     )
+    return sweeper.sweep(image, size, stride, fill, progress=progress)
 
 
-def _pair(what: str, value: Pair) -> tuple[int, int]:
-    height, width = (value, value) if isinstance(value, int) else (int(v) for v in value)
-    if height < 1 or width < 1:
-        raise MethodError(f"the occluder's {what} is {value}; it must be at least one pixel.")
-    return height, width
+@dataclass(frozen=True)
+class _Strongest:
+    """The unit of a layer with the largest activation."""
+
+    unit: int = -1
+    value: float = 0.0
+    total: float = 0.0
+    location: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, maps: Tensor | None) -> _Strongest:
+        """Return the strongest of maps (U,h,w), the first of equals."""
+        if maps is None:
+            return cls()
+        if maps.dim() != 3:
+            raise LayerError("the layer has no feature maps to be summed; choose one that has.")
+        unit = int(maps.amax((1, 2)).argmax())
+        strongest = maps[unit].float()
+        place = int(strongest.argmax())
+        return cls(
+            unit,
+            float(strongest.max()),
+            float(strongest.double().sum()),
+            (place // maps.shape[2], place % maps.shape[2]),
+        )
 
 
-def _map_layer(described: dict[str, Layer], graph: Graph, name: str) -> Layer:
-    graph.node(name)  # raises a LayerError that offers the nearest names
-    found = described.get(name)
-    if found is None or len(found.shape) != 3:
+def _quiet(share: float) -> None:
+    """Take no notice of progress."""
+
+
+def _probe(graph: Graph, name: str, layers: dict[str, Any]) -> fx.Node:
+    node = graph.node(name)  # raises a LayerError that offers the nearest names
+    if name not in layers or len(layers[name].shape) != 3:
         raise LayerError(f"layer {name!r} has no feature maps to be summed; choose one that has.")
-    return found
-
-
-def _probability(scores: Tensor, head: Layer) -> NDArray[np.float32]:
-    """Return class probabilities from the network's output, (n,K)."""
-    scores = scores.float()
-    if head.kind != "softmax":  # some networks end with one of their own
-        scores = torch.softmax(scores, dim=1)
-    return np.asarray(scores.cpu().numpy())
+    return node
 
 
 def sweep_occlusion(
     *,
-    exhibit: Path,
+    exhibits: Sequence[Path],
     images: Path,
     card: Path,
     weights: Path,
-    output: Path,
+    outputs: Sequence[Path],
     recipe: Recipe,
-    size: Pair,
-    stride: Pair,
+    size: Extent,
+    stride: Extent,
     fill: str | Sequence[float],
     layer: str,
-    batch_size: int,
 ) -> None:
-    """Write the occlusion sweep of one exhibit.
+    """Write the occlusion sweep of each of some exhibits.
 
-    `fill` is ``mean`` (of the data set's pixels, per channel), ``zero`` (black),
-    ``grey`` (128), or [r, g, b] in 0..255. `layer` is the layer whose strongest map is
-    summed.
+    `fill` is what `occluder` takes. `layer` is the layer whose strongest map is summed.
     """
-    shown = read(Exhibit, exhibit)
     with Images(images) as data:
-        colour = _colour(fill, data.mean)
+        mean = data.mean
     model = load_model(card, weights)
-    graph = trace(model.module, (3, *shown.image.shape[:2]))
-    log.info("occluder of %s at stride %s, summing a map of %s", size, stride, layer)
-    result = sweep(
-        graph,
-        model.prepare(shown.image[None])[0],
-        size,
-        stride,
-        _normalised(colour, model),
-        layer=layer,
-        batch_size=batch_size,
-    )
-    write(
-        output,
-        Occlusion(
-            row=result.row,
-            column=result.column,
-            probability=result.probability,
-            map_sum=np.asarray(result.map_sum),
-            clean_probability=result.clean_probability,
-            clean_map_sum=result.clean_map_sum,
-            size=_pair("size", size),
-            stride=_pair("stride", stride),
-            fill=colour,
-            layer=layer,
-            unit=result.unit,
-            value=result.value,
-            location=result.location,
-            label=shown.label,
-        ),
-        recipe,
-    )
+    sweeper: Sweeper | None = None
+    for exhibit, output in zip(exhibits, outputs, strict=True):
+        picked = read(Exhibit, exhibit)
+        if sweeper is None:
+            sides = picked.image.shape[:2]
+            sweeper = Sweeper(model.module, (3, *sides), layer=layer)
+        image = model.prepare(picked.image[None])[0]
+        log.info("%s: occluder of %s at stride %s, map of %s", picked.name, size, stride, layer)
+        result = sweeper.sweep(image, size, stride, occluder(fill, image, model, mean))
+        write(
+            output,
+            Occlusion(
+                row=result.row,
+                column=result.column,
+                probability=result.probability,
+                map_sum=np.asarray(result.map_sum),
+                clean_probability=result.clean_probability,
+                clean_map_sum=result.clean_map_sum,
+                size=result.size,
+                stride=result.stride,
+                fill=colour(fill, model, mean),
+                layer=layer,
+                unit=result.unit,
+                value=result.value,
+                location=result.location,
+                label=picked.label,
+            ),
+            recipe,
+        )
 
 
-def _colour(fill: str | Sequence[float], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    named = {"mean": mean, "zero": np.zeros(3), "grey": np.full(3, GREY)}
-    return np.asarray(named[fill] if isinstance(fill, str) else fill, dtype=np.float64)
+def colour(
+    fill: str | Sequence[float], model: LoadedModel, mean: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the colour of an occluder, (3,) in 0..255; NaN for one that shows the image blurred.
+
+    Parameters
+    ----------
+    fill : ``mean`` (of the data set's pixels, per channel), ``training_mean`` (which the
+        network's normalisation subtracts), ``zero`` (black), ``grey`` (128), ``blur``, or
+        [r, g, b] in 0..255.
+    mean : of the data set's pixels, (3,) in 0..255.
+    """
+    if not isinstance(fill, str):
+        return np.asarray(fill, dtype=np.float64)
+    return {
+        "mean": mean,
+        "training_mean": model.mean.flatten().double().cpu().numpy() * 255,
+        "zero": np.zeros(3),
+        "grey": np.full(3, float(GREY)),
+        "blur": np.full(3, np.nan),
+    }[fill]
 
 
-def _normalised(colour: NDArray[np.float64], model: LoadedModel) -> Tensor:
-    """Return a colour in 0..255 as the network takes it, (3,)."""
-    pixel = torch.as_tensor(colour, dtype=torch.float32, device=model.mean.device) / 255
-    return (pixel - model.mean.flatten()) / model.std.flatten()
+def occluder(
+    fill: str | Sequence[float], image: Tensor, model: LoadedModel, mean: NDArray[np.float64]
+) -> Tensor:
+    """Return what an occluder shows in the space of an image: a colour (3,), or the image blurred.
+
+    `fill` and `mean` are as in `colour`.
+    """
+    if fill == "blur":
+        return blurred(image)
+    pixel = torch.as_tensor(colour(fill, model, mean), dtype=torch.float32, device=image.device)
+    return (pixel / 255 - model.mean.flatten()) / model.std.flatten()

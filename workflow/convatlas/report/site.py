@@ -31,6 +31,7 @@ from convatlas.report import TEMPLATES
 from convatlas.store import Recipe
 
 _OF_EXHIBITS = ("maps", "occlusion", "receptive_fields")
+_OF_STUDIES = ("training", "occlusion_score")
 _LONGEST = 150  # letters of a file's name without its suffix
 _BESIDE = ("csv", "svg", "pdf")  # what may lie beside a figure's PNG
 
@@ -71,7 +72,7 @@ class Figure:
             path=path,
             analysis=parts[0],
             caption=Path(captions) / f"{parts[-2]}.rst",
-            layer=None if of_exhibit or parts[0] == "training" else place.stem,
+            layer=None if of_exhibit or parts[0] in _OF_STUDIES else place.stem,
             exhibit=int(place.stem) if of_exhibit else None,
         )
 

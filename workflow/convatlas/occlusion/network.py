@@ -1,0 +1,383 @@
+"""A traced network made ready to be run on tiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from convatlas.graph.execution import ancestors
+from convatlas.graph.geometry import fields
+from convatlas.graph.tracing import Graph
+from convatlas.occlusion import steps
+
+if TYPE_CHECKING:
+    from convatlas.occlusion.steps import Step
+
+# Results that are nobody else's memory, so that the operation behind may overwrite them.
+_FRESH = frozenset(
+    ["conv", "conv_transpose", "linear", "batchnorm", "maxpool", "avgpool", "add", "mul", "cat"]
+)
+
+
+class Network:
+    """What the incremental engine knows of a network, whatever the image.
+
+    Parameters
+    ----------
+    graph : the traced network.
+    probe : a node whose maps are asked for besides the scores.
+    dtype : to compute in; None for the network's own.
+
+    Attributes
+    ----------
+    image : the node of the input.
+    steps : how each node runs that depends on the image.
+    body, cut, head : the nodes that run batch by batch, the last of them, and those behind
+        it, which see nothing but its vectors.
+    """
+
+    def __init__(
+        self, graph: Graph, probe: fx.Node | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        self.graph = graph
+        self.probe = probe
+        self.fields = fields(graph)
+        needed = ancestors([graph.output] + ([probe] if probe else []))
+        self._order = {n: i for i, n in enumerate(graph.nodes) if n in needed}
+        nodes = [n for n in self._order if n in self.fields]
+        self.image, nodes = nodes[0], nodes[1:]
+        own = next((p for p in graph.module.parameters() if p.is_floating_point()), torch.zeros(()))
+        self.dtype, self.device = dtype or own.dtype, own.device
+        self._reduced = self.dtype != own.dtype
+        self._sized: dict[int, dict[fx.Node, Any]] = {}
+        self._constants = self._evaluate_constants()
+        self._folded = self._foldable(nodes)
+        self.steps: dict[fx.Node, Step] = {n: steps.step_for(self, n) for n in nodes}
+        self._windowed = {
+            source for step in self.steps.values() if step.reads_windows for source in step.sources
+        }
+        at = self._first_vector(nodes)
+        self.body, self.cut, self.head = nodes[: at + 1], nodes[at], nodes[at + 1 :]
+        self._whole = {n: step.why_whole() for n, step in self.steps.items()}
+
+    # -- what steps ask
+
+    def sources(self, node: fx.Node) -> list[fx.Node]:
+        """Return the inputs of a node that depend on the image."""
+        return [n for n in node.all_input_nodes if n in self.fields]
+
+    def users(self, node: fx.Node) -> list[fx.Node]:
+        """Return the nodes that a node is an input of, as far as they are wanted."""
+        return [n for n in node.users if n in self._order]
+
+    def kind(self, node: fx.Node) -> str:
+        """Return what a node does."""
+        return self.graph.operations[node].kind
+
+    def shape(self, node: fx.Node) -> torch.Size:
+        """Return the shape of a node's output, of the first if there are several."""
+        value = self.graph.values[node]
+        return value if isinstance(value, torch.Size) else value[0]
+
+    def size(self, node: fx.Node) -> tuple[int, int]:
+        """Return the rows and columns of a node's maps; one each for what has none."""
+        places = self.fields[node].places
+        shape = self.shape(node)
+        return (shape[places[0]], shape[places[1]]) if places else (1, 1)
+
+    def places(self, node: fx.Node) -> tuple[int, int]:
+        """Return the positions of the height and width axes of a node that has them."""
+        places = self.fields[node].places
+        assert places is not None
+        return places
+
+    def constant(self, value: Any) -> Any:
+        """Replace nodes that don't depend on the image by their values."""
+        return fx.node.map_arg(value, lambda n: self._constants.get(n, n))
+
+    def parameters(self, node: fx.Node) -> tuple[Tensor, Tensor | None]:
+        """Return the weight and the bias of a layer, a folded BatchNorm included."""
+        if node.op == "call_module":
+            module: Any = self.graph.module.get_submodule(str(node.target))
+            weight, bias = module.weight, module.bias
+        else:
+            options = self.constant(dict(self.graph.operations[node].options))
+            weight, bias = options["weight"], options.get("bias")
+        if node in self._folded:
+            weight, bias = steps.fold(weight, bias, self._folded[node])
+        weight = weight.detach().to(self.dtype)
+        return weight, None if bias is None else bias.detach().to(self.dtype)
+
+    def why_not_everywhere(self, node: fx.Node) -> str | None:
+        """Return why an operation isn't the same in every cell, or None if it is.
+
+        It isn't if a parameter has rows and columns of its own, as an embedding of positions.
+        """
+        rank = len(self.shape(node))
+        for source in node.all_input_nodes:
+            shape = self.graph.values.get(source)
+            if source in self.fields or not isinstance(shape, torch.Size):
+                continue
+            for place in self.fields[node].places or ():
+                at = place - rank + len(shape)  # aligned from the right
+                if at >= 0 and shape[at] != 1:
+                    return "a parameter has rows and columns of its own"
+        return None
+
+    def why_whole(self, node: fx.Node) -> str | None:
+        """Return why a node can't run on tiles, or None if it can."""
+        return self._whole[node]
+
+    def tiled(self, node: fx.Node) -> bool:
+        """Whether a node can run on tiles."""
+        return node is self.image or self._whole[node] is None
+
+    def windowed(self, node: fx.Node) -> bool:
+        """Whether an operation behind a node reads windows on its maps."""
+        return node in self._windowed
+
+    def may_overwrite(self, node: fx.Node) -> bool:
+        """Whether a node may overwrite its input: a fresh value that nobody else looks at."""
+        source = self.sources(node)[0]
+        alone = self.users(source) == [node] and source is not self.probe
+        return alone and self.kind(source) in _FRESH
+
+    def widened_for(self, node: fx.Node) -> fx.Node | None:
+        """Return the join for which a node's tile is made as large as the join's, or None.
+
+        A 1x1 convolution on more cells costs less than to read around its tile afterwards.
+        """
+        users = self.users(node)
+        if len(users) != 1 or not self._starts_pointwise(node):
+            return None
+        (user,) = users
+        joins = isinstance(self.steps[user], steps.Join)
+        return user if joins or self.widened_for(user) else None
+
+    def concatenated_in(self, node: fx.Node) -> fx.Node | None:
+        """Return the concatenation that is the only one to use a node, or None."""
+        users = self.users(node)
+        alone = len(users) == 1 and node is not self.probe
+        join = self.steps.get(users[0]) if alone else None
+        if not isinstance(join, steps.Concatenation):
+            return None
+        return users[0] if node in join.channels else None
+
+    def channels(self, join: fx.Node, node: fx.Node) -> slice:
+        """Return which channels of a concatenation a node makes up."""
+        step = self.steps[join]
+        assert isinstance(step, steps.Concatenation)
+        return step.channels[node]
+
+    def _starts_pointwise(self, node: fx.Node) -> bool:
+        """Whether a node is a 1x1 convolution, or a rectifier or a folded norm behind one."""
+        step = self.steps.get(node)
+        if node is self.probe or step is None:
+            return False
+        if isinstance(step, steps.Convolution):
+            return step.reach == (0, 0)
+        if not isinstance(step, steps.Rectifier) and node not in self._behind:
+            return False
+        (source,) = step.sources
+        return self.users(source) == [node] and self._starts_pointwise(source)
+
+    def padded_with(self, node: fx.Node) -> set[float]:
+        """Return the constants other than zero that operations behind a node pad it with."""
+        constants = {
+            float(self.graph.operations[user].options.get("value") or 0.0)
+            for user in self.users(node)
+            if self.kind(user) == "pad"
+        }
+        return constants - {0.0}
+
+    # -- running
+
+    def call(
+        self, node: fx.Node, values: Mapping[fx.Node, Any], batch: int, may_overwrite: bool = False
+    ) -> Any:
+        """Run a node's own operation on given values of its sources."""
+        if node in self._behind:  # done by the convolution before it
+            return values[self._behind[node]]
+
+        def value(source: fx.Node) -> Any:
+            return values[source] if source in values else self._other(source, batch)
+
+        args: Any
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)  # type: ignore[assignment]
+        if self.graph.operations[node].in_place and not may_overwrite:
+            args = (args[0].clone(), *args[1:])
+        return self._run(node, args, kwargs)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return the context in which a reduced precision holds."""
+        return torch.autocast(self.device.type, self.dtype) if self._reduced else nullcontext()
+
+    def dead_after(self, node: fx.Node) -> list[fx.Node]:
+        """Return the inputs of a node of the body that nothing needs afterwards."""
+        return self._dead.get(node, [])
+
+    @cached_property
+    def _dead(self) -> dict[fx.Node, list[fx.Node]]:
+        last = {source: node for node in self.body for source in self.sources(node)}
+        found: dict[fx.Node, list[fx.Node]] = {}
+        for source, node in last.items():
+            found.setdefault(node, []).append(source)
+        return found
+
+    def _run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        if node.op == "call_module":
+            return self.graph.module.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            first, *rest = args
+            return getattr(first, str(node.target))(*rest, **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    # -- values that aren't the image's
+
+    def _evaluate_constants(self) -> dict[fx.Node, Any]:
+        """Run what doesn't depend on the image, nor on its sizes."""
+        found: dict[fx.Node, Any] = {}
+        for node in self._order:
+            if node in self.fields or node.op in ("placeholder", "output"):
+                continue
+            if node.op == "get_attr":
+                value: Any = self.graph.module
+                for part in str(node.target).split("."):
+                    value = getattr(value, part)
+                found[node] = value.detach() if isinstance(value, Tensor) else value
+            elif all(n in found for n in node.all_input_nodes):
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
+                found[node] = self._run(node, args, kwargs)
+        return found
+
+    def _other(self, node: fx.Node, batch: int) -> Any:
+        """Return a value that doesn't depend on the image; it may on the size of the batch."""
+        if node in self._constants:
+            return self._constants[node]
+        known = self._sized.setdefault(batch, {})
+        if node not in known:
+
+            def value(source: fx.Node) -> Any:
+                if source in self.fields:
+                    return self._without_data(source, batch)
+                return self._other(source, batch)
+
+            recorded = self.graph.values[node]
+            if isinstance(recorded, torch.device | torch.dtype):
+                known[node] = recorded
+            else:
+                known[node] = self._run(node, *fx.node.map_arg((node.args, node.kwargs), value))
+        return known[node]
+
+    def _without_data(self, node: fx.Node, batch: int) -> Tensor:
+        """Return a tensor of a node's shape."""
+        first, *others = self.shape(node)
+        return torch.empty(batch * first // 2, *others, device="meta")  # traced with two images
+
+    # -- preparing
+
+    def _foldable(self, nodes: list[fx.Node]) -> dict[fx.Node, nn.BatchNorm2d]:
+        """Return the convolutions with a BatchNorm behind them and nothing that sees between."""
+        found: dict[fx.Node, nn.BatchNorm2d] = {}
+        self._behind: dict[fx.Node, fx.Node] = {}
+        for node in nodes:
+            if self.kind(node) != "batchnorm" or node.op != "call_module":
+                continue
+            (source,) = self.sources(node)
+            norm = self.graph.module.get_submodule(str(node.target))
+            alone = self.users(source) == [node] and source is not self.probe
+            plain = steps.is_plain(self, source) and steps.is_plain(self, node)
+            if self.kind(source) == "conv" and alone and plain and isinstance(norm, nn.BatchNorm2d):
+                found[source] = norm
+                self._behind[node] = source
+        return found
+
+    def _first_vector(self, nodes: list[fx.Node]) -> int:
+        """Return the place of the first node that gives vectors which alone feed the rest."""
+        last = {source: i for i, node in enumerate(nodes) for source in self.sources(node)}
+        ready = nodes.index(self.probe) if self.probe else 0
+        alive = last.get(self.image, -1)  # the last place that needs what came before
+        for i, node in enumerate(nodes[:-1]):
+            value = self.graph.values[node]
+            vector = isinstance(value, torch.Size) and len(value) > 1 and value[0] == 2
+            vector = vector and math.prod(value[1:]) == value[1]
+            if vector and alive <= i and i >= ready:
+                return i
+            alive = max(alive, last.get(node, -1))
+        return len(nodes) - 1
+
+
+# Operations whose result may be the memory of their input.
+_VIEWS = frozenset(["identity", "dropout", "reshape", "permute", "transpose", "chunk", "item"])
+
+
+def why_not_incremental(graph: Graph) -> str | None:
+    """Return why a graph can't be run on tiles, or None if it can.
+
+    What changes a value in place that something sees through a view of the same memory
+    can't: tiles are copies. Of a module kept closed it isn't known whether it does.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        operation = graph.operations[node]
+        closed = operation.kind == "other" and node.op == "call_module"
+        if not operation.in_place and not closed:
+            continue
+        behind = {node}  # what goes on from the changed value itself
+        for later in graph.nodes[order[node] :]:
+            if behind & set(later.all_input_nodes):
+                behind.add(later)
+        changed = node.all_input_nodes if closed else node.args[:1]
+        for alias in {alias for source in changed for alias in _aliases(graph, source)}:
+            for user in alias.users:
+                if order[user] > order[node] and (closed or user not in behind):
+                    name, other = (graph.names.get(n, n.name) for n in (node, user))
+                    might = "may change" if closed else "changes"
+                    return f"{name} {might} in place what {other} sees"
+    return mixes_images(graph) or squeezes_batch(graph)
+
+
+def squeezes_batch(graph: Graph) -> str | None:
+    """Return what drops the axis of the batch where it holds one image, or None."""
+    for node in graph.nodes:
+        bare = len(node.args) == 1 and not node.kwargs
+        if bare and getattr(node.target, "__name__", node.target) == "squeeze":
+            return f"{graph.names.get(node, node.name)} squeezes a batch of one image, too"
+    return None
+
+
+def mixes_images(graph: Graph) -> str | None:
+    """Return what makes an image's result depend on the others in its batch, or None."""
+    seen = fields(graph)
+    for node in graph.nodes:
+        name = graph.names.get(node, node.name)
+        if node in seen and graph.values[node] == torch.Size([]):
+            return f"{name} looks at all images of a batch"
+        if node.op == "call_module":
+            module = graph.module.get_submodule(str(node.target))
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+                return f"{name} has no statistics but those of the batch"
+    return None
+
+
+def _aliases(graph: Graph, node: Any) -> set[fx.Node]:
+    """Return the nodes whose values may share a node's memory; pieces of a cut don't."""
+    found: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        if one in found or not isinstance(one, fx.Node):
+            continue
+        found.add(one)
+        if graph.operations[one].kind in _VIEWS:
+            stack.extend(n for n in one.all_input_nodes if n.op != "get_attr")
+        if graph.operations[one].kind != "chunk":
+            stack.extend(u for u in one.users if graph.operations[u].kind in _VIEWS)
+    return found
