@@ -420,11 +420,9 @@ CONFIG_ROWS = [
     row(
         "analyses.occlusion.exhibits_per_job",
         put(OCCLUSION + "exhibits_per_job", 2),
-        *("project_strongest", "plot_occlusion", *END),
-        new={
-            "sweep_occlusion_0_to_1": {"study=pictures"},
-            "sweep_occlusion_0_to_0": {"study=scenes"},
-        },
+        *("project_strongest", "plot_occlusion"),
+        of=PICTURES,  # of the scenes there is one exhibit only, so its job stays as it is
+        new={"sweep_occlusion_0_to_1": {"study=pictures"}, **ENDS},
     ),
     row(
         "no scenes to score",
