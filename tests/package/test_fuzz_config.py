@@ -198,7 +198,10 @@ def spelt_otherwise(value: Any, schema: dict[str, Any]) -> Any:
     if isinstance(value, list):
         items = next((c["items"] for c in choices if "items" in c), {})
         return [spelt_otherwise(item, items) for item in value]
-    numeric = any(choice.get("type") == "number" for choice in choices)
+    numeric = any(
+        choice.get("type") == "number" and "exclusiveMaximum" not in choice  # a share isn't any
+        for choice in choices
+    )
     return float(value) if numeric and isinstance(value, int) else value
 
 

@@ -6,7 +6,7 @@ In float64, so that what is left of a difference is a mistake and not rounding.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -855,6 +855,15 @@ def built(name: str) -> Net:
                 part.weight.normal_()
         net.head.weight.normal_(0, 1)
     return net.eval()
+
+
+@pytest.fixture(autouse=True)
+def _any_algorithm() -> Iterator[None]:
+    """Undo what a training before may have set: not every operation here is deterministic."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(before)
 
 
 def by_hand(model: nn.Module, image: Tensor, size: tuple, stride: tuple, fill: Tensor) -> Tensor:
