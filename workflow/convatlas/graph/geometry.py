@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -178,6 +179,7 @@ class Field:
         return replace(self, y=change(self.y, 0), x=change(self.x, 1))
 
 
+@lru_cache(4)  # graphs: asked for many times while a network is made ready
 def fields(graph: Graph) -> dict[fx.Node, Field]:
     """Return the receptive field of every node whose value depends on the image."""
     found: dict[fx.Node, Field] = {}
@@ -266,13 +268,12 @@ class _Rules:
         shape = self._shape(node)
         if source.places is None or len(shape) != 4:
             return self._whole(node, exact=False)
-        kernel = _pair(o["kernel_size"])
-        stride = _pair(o["stride"] if o["stride"] not in (None, (), []) else kernel)
-        dilations = _pair(dilation)
+        kernel, stride = pair(o["kernel_size"]), strides(o)
+        dilations = pair(dilation)
 
         def slide(axis: Axis, i: int) -> Axis:
             reach = (kernel[i] - 1) * dilations[i]
-            before = _padding_before(o["padding"], i, reach)
+            before = padding_before(o["padding"], i, reach)
             low = np.arange(shape[2 + i]) * stride[i]
             mode = o.get("padding_mode", "zeros")
             if mode == "zeros":
@@ -301,8 +302,8 @@ class _Rules:
 
     def _conv_transpose(self, node: fx.Node, source: Field, o: dict[str, Any]) -> Field:
         shape = self._shape(node)
-        kernel = _pair(o["kernel_size"] if "kernel_size" in o else tuple(o["weight"][2:]))
-        stride, padding, dilation = _pair(o["stride"]), _pair(o["padding"]), _pair(o["dilation"])
+        kernel = pair(o["kernel_size"] if "kernel_size" in o else tuple(o["weight"][2:]))
+        stride, padding, dilation = pair(o["stride"]), pair(o["padding"]), pair(o["dilation"])
 
         def slide(axis: Axis, i: int) -> Axis:
             # Output cell t gets input cell c where t = c * stride - padding + tap * dilation.
@@ -547,12 +548,19 @@ def interpolation(
     return one.T
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
+    """Return a number twice, or two as they are: of rows, and of columns."""
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
 
 
-def _padding_before(padding: Any, axis: int, reach: int) -> int:
+def strides(options: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the stride of windows, which is their size unless given."""
+    given = options["stride"]
+    return pair(options["kernel_size"] if given in (None, (), []) else given)
+
+
+def padding_before(padding: Any, axis: int, reach: int) -> int:
     """Return the cells of padding before the first; ``same`` puts the odd one behind."""
     if padding == "same":
         return reach // 2
-    return 0 if padding == "valid" else _pair(padding)[axis]
+    return 0 if padding == "valid" else pair(padding)[axis]

@@ -240,11 +240,6 @@ class Incremental:
     probe : a node whose maps are summed under each position, or None.
     most : positions a batch at most; None to choose by the memory at hand.
     dtype : to compute in; None for the network's own.
-
-    Raises
-    ------
-    MethodError
-        if the graph has an operation in place that another one sees through a view.
     """
 
     def __init__(

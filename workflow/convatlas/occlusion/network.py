@@ -47,6 +47,7 @@ class Network:
     ) -> None:
         self.graph = graph
         self.probe = probe
+        self._interpreter = fx.Interpreter(graph.module)
         self.fields = fields(graph)
         needed = ancestors([graph.output] + ([probe] if probe else []))
         self._order = {n: i for i, n in enumerate(graph.nodes) if n in needed}
@@ -231,13 +232,7 @@ class Network:
         return found
 
     def _run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        if node.op == "call_module":
-            return self.graph.module.get_submodule(str(node.target))(*args, **kwargs)
-        if node.op == "call_method":
-            first, *rest = args
-            return getattr(first, str(node.target))(*rest, **kwargs)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
+        return getattr(self._interpreter, node.op)(node.target, args, kwargs)
 
     # -- values that aren't the image's
 
@@ -247,12 +242,7 @@ class Network:
         for node in self._order:
             if node in self.fields or node.op in ("placeholder", "output"):
                 continue
-            if node.op == "get_attr":
-                value: Any = self.graph.module
-                for part in str(node.target).split("."):
-                    value = getattr(value, part)
-                found[node] = value.detach() if isinstance(value, Tensor) else value
-            elif all(n in found for n in node.all_input_nodes):
+            if all(n in found for n in node.all_input_nodes):
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
                 found[node] = self._run(node, args, kwargs)
         return found

@@ -20,6 +20,7 @@ cell by cell        activations, BatchNorm, linear layers over channels, and mov
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from convatlas.graph.geometry import interpolation
+from convatlas.graph.geometry import interpolation, padding_before, pair, strides
 from convatlas.graph.operations import POINTWISE
 from convatlas.occlusion.spans import Cells, Span
 from convatlas.occlusion.tiles import CONSTANT, LOWEST, OUTSIDE, ZERO, Tile
@@ -99,12 +100,6 @@ class Step:
         overwrite = not batch.is_clean and self.network.may_overwrite(self.node)
         return self.network.call(self.node, values, len(batch), overwrite)
 
-    def _is_on_maps(self) -> bool:
-        """Whether input and output are stacks of maps, (N,C,H,W)."""
-        return self.places == MAPS and [self.network.fields[s].places for s in self.sources] == [
-            MAPS
-        ]
-
 
 class Rectifier(Step):
     """ReLU and ReLU6: in place, or right to where an operation behind wants the result."""
@@ -152,7 +147,17 @@ class Linear(Step):
         return torch.ops.mkldnn._linear_pointwise(value, weight, bias, "none", [], "")
 
 
-class Window(Step):
+class OnMaps(Step):
+    """One operation on stacks of maps, (N,C,H,W), that reads windows on them."""
+
+    reads_windows = True
+
+    def why_whole(self) -> str | None:
+        places = [self.places, *(self.network.fields[s].places for s in self.sources)]
+        return None if places == [MAPS, MAPS] else "its input isn't a stack of maps"
+
+
+class Window(OnMaps, ABC):
     """A convolution or a pool: reads a window around each tile, padding included."""
 
     padding_row = ZERO
@@ -163,22 +168,18 @@ class Window(Step):
 
     def prepare(self) -> None:
         o = self.options
-        self.kernel = _pair(self._kernel())
-        self.stride = _pair(o["stride"] if o["stride"] not in (None, (), []) else self.kernel)
-        self.dilation = _pair(o.get("dilation", 1))
+        self.kernel = pair(self._kernel())
+        self.stride = strides({**o, "kernel_size": self.kernel})
+        self.dilation = pair(o.get("dilation", 1))
         self.reach = tuple((k - 1) * d for k, d in zip(self.kernel, self.dilation, strict=True))
-        padding = o.get("padding", 0)
-        if padding == "same":
-            self.padding = tuple(reach // 2 for reach in self.reach)
-        else:
-            self.padding = (0, 0) if padding == "valid" else _pair(padding)
+        self.padding = tuple(
+            padding_before(o.get("padding", 0), axis, reach)
+            for axis, reach in enumerate(self.reach)
+        )
         self.mode = o.get("padding_mode", "zeros")
 
     def _kernel(self) -> Any:
         return self.options["kernel_size"]
-
-    def why_whole(self) -> str | None:
-        return None if self._is_on_maps() else "its input isn't a stack of maps"
 
     def tile(self, batch: Batch) -> Any:
         source, spans = self.sources[0], batch.spans(self.node)
@@ -199,9 +200,9 @@ class Window(Step):
         """Whether a window is the tile itself."""
         return self.reach == (0, 0) and self.stride == (1, 1) and self.padding == (0, 0)
 
+    @abstractmethod
     def _slide(self, window: Tensor) -> Tensor:
         """Run the operation on windows that hold their padding."""
-        raise NotImplementedError
 
 
 class Convolution(Window):
@@ -267,32 +268,26 @@ class EvenPool(Window):
 def fits(network: Network, node: fx.Node) -> bool:
     """Whether all windows of a pool lie within its input's map."""
     o = network.graph.operations[node].options
-    if any(isinstance(v, fx.Node) for v in o.values()) or any(_pair(o.get("padding", 0))):
+    if any(isinstance(v, fx.Node) for v in o.values()) or any(pair(o.get("padding", 0))):
         return False
-    kernel = _pair(o["kernel_size"])
-    stride = _pair(o["stride"] if o["stride"] not in (None, (), []) else kernel)
+    kernel, stride = pair(o["kernel_size"]), strides(o)
     before, after = network.shape(network.sources(node)[0])[2:], network.shape(node)[2:]
     return all(
         (n - 1) * s + k <= size for n, s, k, size in zip(after, stride, kernel, before, strict=True)
     )
 
 
-class Transposed(Step):
+class Transposed(OnMaps):
     """Transposed convolution: the input's cells that reach a tile, cut to it afterwards."""
-
-    reads_windows = True
 
     def prepare(self) -> None:
         self.weight, self.bias = self.network.parameters(self.node)
         o = self.options
-        self.stride, self.padding = _pair(o["stride"]), _pair(o["padding"])
-        self.dilation = _pair(o["dilation"])
+        self.stride, self.padding = pair(o["stride"]), pair(o["padding"])
+        self.dilation = pair(o["dilation"])
         self.reach = tuple(
             (k - 1) * d for k, d in zip(self.weight.shape[2:], self.dilation, strict=True)
         )
-
-    def why_whole(self) -> str | None:
-        return None if self._is_on_maps() else "its input isn't a stack of maps"
 
     def tile(self, batch: Batch) -> Any:
         source, spans = self.sources[0], batch.spans(self.node)
@@ -324,18 +319,13 @@ class Transposed(Step):
         return float(self.weight.numel()) / (self.stride[0] * self.stride[1])
 
 
-class Separable(Step):
+class Separable(OnMaps):
     """An operation that is one matrix over the rows and one over the columns of a map."""
-
-    reads_windows = True
 
     def prepare(self) -> None:
         self._matrices: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None
         # As precise as the operation itself has its factors.
         self._dtype = torch.promote_types(self.network.dtype, torch.float32)
-
-    def why_whole(self) -> str | None:
-        return None if self._is_on_maps() else "its input isn't a stack of maps"
 
     def _matrix(self, axis: int) -> Tensor:
         """Return the matrix of an axis, (cells of the output, cells of the input)."""
@@ -347,10 +337,8 @@ class Separable(Step):
         matrix = torch.zeros(after, before, dtype=self._dtype)
         at = np.arange(after)
         if self.kind == "avgpool":
-            kernel = _pair(o["kernel_size"])[axis]
-            stride = _pair(o["stride"] if o["stride"] not in (None, (), []) else kernel)
-            step, padding = stride[min(axis, len(stride) - 1)], _pair(o["padding"])[axis]
-            low = at * step - padding
+            kernel, padding = pair(o["kernel_size"])[axis], pair(o["padding"])[axis]
+            low = at * strides(o)[axis] - padding
             counted = o.get("count_include_pad", True)
             high = np.minimum(low + kernel, before + padding)
             ends = (low, high) if counted else (np.maximum(low, 0), np.minimum(high, before))
@@ -404,10 +392,8 @@ class Opaque(Step):
         return UNKNOWN
 
 
-class Pad(Step):
+class Pad(OnMaps):
     """Padding by itself: the window that the tile is."""
-
-    reads_windows = True
 
     def prepare(self) -> None:
         padding = self.options["padding"]
@@ -421,8 +407,9 @@ class Pad(Step):
         return float(self.options.get("value") or 0.0)
 
     def why_whole(self) -> str | None:
-        if not self._is_on_maps():
-            return "its input isn't a stack of maps"
+        reason = super().why_whole()
+        if reason:
+            return reason
         if not isinstance(self.options["padding"], int) and len(self.options["padding"]) > 4:
             return "it pads more than rows and columns"
         constants = self.network.padded_with(self.sources[0])
@@ -604,10 +591,6 @@ def fold(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Ten
     scale = gamma / torch.sqrt(variance.double() + norm.eps)
     start = mean.double() if bias is None else mean.double() - bias.double()
     return weight.double() * scale[:, None, None, None], beta - start * scale
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
 
 
 _STEPS: Mapping[str, type[Step]] = {
