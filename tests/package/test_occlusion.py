@@ -21,6 +21,12 @@ from convatlas.occlusion.sweeps import sweep_occlusion
 from convatlas.store import Images, Occlusion, Recipe, read
 
 
+@pytest.fixture(autouse=True)
+def _same_images() -> None:
+    """Draw the same images whatever ran before: on one in sixty an occluder changes too little."""
+    torch.manual_seed(0)
+
+
 def network() -> nn.Module:
     """A network whose answers differ much from class to class and place to place."""
     model = seeded(Branching(), seed=1)
