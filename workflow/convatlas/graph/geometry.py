@@ -359,10 +359,7 @@ class _Rules:
         shape = self._shape(node)
         if source.places != (len(shape) - 2, len(shape) - 1):
             return None
-        if isinstance(padding, int):
-            padding = (padding,) * 4
-        left, right, top, bottom = (*padding, 0, 0)[:4]
-        ends = ((top, bottom), (left, right))
+        ends = padded(padding)
         return source.both(lambda axis, i: axis.padded(*ends[i], o["mode"]))
 
     # -- joins
@@ -548,6 +545,30 @@ def interpolation(
     return one.T
 
 
+def averaged(
+    options: Mapping[str, Any], axis: int, before: int, after: int
+) -> tuple[Cells, Cells, Cells]:
+    """Return what the cells of an average pool are the mean of, along one axis.
+
+    Parameters
+    ----------
+    before, after : cells of the input and of the output.
+
+    Returns
+    -------
+    first and end (exclusive) of each window, which may lie in the padding, and what its
+    sum is divided by; the divisors of the two axes are multiplied.
+    """
+    kernel, padding = pair(options["kernel_size"])[axis], pair(options["padding"])[axis]
+    low = np.arange(after) * strides(options)[axis] - padding
+    high = np.minimum(low + kernel, before + padding)
+    if options.get("divisor_override"):
+        return low, high, np.full(after, options["divisor_override"] if axis == 0 else 1)
+    if options.get("count_include_pad", True):
+        return low, high, high - low
+    return low, high, np.minimum(high, before) - np.maximum(low, 0)
+
+
 def pair(value: Any) -> tuple[int, int]:
     """Return a number twice, or two as they are: of rows, and of columns."""
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
@@ -557,6 +578,14 @@ def strides(options: Mapping[str, Any]) -> tuple[int, int]:
     """Return the stride of windows, which is their size unless given."""
     given = options["stride"]
     return pair(options["kernel_size"] if given in (None, (), []) else given)
+
+
+def padded(padding: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return what a padding by itself adds above and below, and left and right."""
+    if isinstance(padding, int):
+        padding = (padding,) * 4
+    left, right, top, bottom = (*padding, 0, 0)[:4]
+    return (top, bottom), (left, right)
 
 
 def padding_before(padding: Any, axis: int, reach: int) -> int:

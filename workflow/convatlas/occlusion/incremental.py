@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
+from convatlas.device import WORKERS, run_or_halve, spread
 from convatlas.graph.tracing import Graph
 from convatlas.job import log
 from convatlas.occlusion.batches import Part, Plan
@@ -36,7 +36,6 @@ from convatlas.occlusion.tiles import Index, OccludedImage, Spans, Table, Tile
 
 _HEAD_BYTES = 256 * 2**20  # of vectors gathered before the head runs
 _MOST = {"cpu": 64, "cuda": 1024}  # positions a batch: more don't make it faster
-_WORKERS = 8  # batches run at once, each on its share of the processor's threads
 _COPIES = 4  # of the largest map that live at once: a window, its result, a table, one spare
 
 
@@ -253,8 +252,6 @@ class Incremental:
             self._network = Network(graph, probe, dtype)
         self._plans: dict[tuple[object, ...], Plan] = {}
         self._most = most
-        on_cpu = self._network.device.type == "cpu"
-        self._workers = min(torch.get_num_threads(), _WORKERS) if on_cpu else 1
         self._say_what_is_whole()
 
     @torch.inference_mode()
@@ -331,28 +328,11 @@ class Incremental:
                         summed = batch.sums(node)[:, unit]
                 return part, batch.whole(network.cut), summed
 
-        def run_or_halve(part: Part) -> list[_Done]:
-            try:
-                return [run(part)]
-            except torch.OutOfMemoryError:
-                if len(part) == 1:
-                    raise
-            torch.cuda.empty_cache()
-            log.info("out of memory with %d positions a batch; halving it", len(part))
-            return [done for half in plan.halves(part) for done in run_or_halve(half)]
+        def run_some(part: Part) -> list[_Done]:
+            return run_or_halve(run, part, plan.halves)
 
-        if self._workers == 1:
-            yield lambda parts: map(run_or_halve, parts)
-            return
-        threads = torch.get_num_threads()
-        each = max(threads // self._workers, 1)
-        try:
-            with ThreadPoolExecutor(
-                self._workers, initializer=torch.set_num_threads, initargs=(each,)
-            ) as pool:
-                yield lambda parts: pool.map(run_or_halve, parts)
-        finally:
-            torch.set_num_threads(threads)
+        with spread(network.device) as each:
+            yield lambda parts: each(run_some, parts)
 
     def _finish(self, vectors: Tensor) -> Tensor:
         """Run the head; return scores (N,K)."""
@@ -397,7 +377,7 @@ class Incremental:
                 values = values * int(y.lengths.max() * x.lengths.max()) // (cells[0] * cells[1])
             largest = max(largest, values)
         if network.device.type == "cpu":
-            memory = psutil.virtual_memory().total / 4 / _WORKERS
+            memory = psutil.virtual_memory().total / 4 / WORKERS
         else:
             memory = torch.cuda.get_device_properties(network.device).total_memory / 2
         fitting = memory / (_COPIES * largest * network.dtype.itemsize)

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from convatlas.graph.execution import ancestors
 from convatlas.graph.geometry import fields
+from convatlas.graph.locality import cells_of, is_plain, shape_of, sources_of
 from convatlas.graph.tracing import Graph
 from convatlas.occlusion import steps
 
@@ -71,7 +72,7 @@ class Network:
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
         """Return the inputs of a node that depend on the image."""
-        return [n for n in node.all_input_nodes if n in self.fields]
+        return sources_of(self.graph, node)
 
     def users(self, node: fx.Node) -> list[fx.Node]:
         """Return the nodes that a node is an input of, as far as they are wanted."""
@@ -83,14 +84,11 @@ class Network:
 
     def shape(self, node: fx.Node) -> torch.Size:
         """Return the shape of a node's output, of the first if there are several."""
-        value = self.graph.values[node]
-        return value if isinstance(value, torch.Size) else value[0]
+        return shape_of(self.graph, node)
 
     def size(self, node: fx.Node) -> tuple[int, int]:
         """Return the rows and columns of a node's maps; one each for what has none."""
-        places = self.fields[node].places
-        shape = self.shape(node)
-        return (shape[places[0]], shape[places[1]]) if places else (1, 1)
+        return cells_of(self.graph, node)
 
     def places(self, node: fx.Node) -> tuple[int, int]:
         """Return the positions of the height and width axes of a node that has them."""
@@ -114,22 +112,6 @@ class Network:
             weight, bias = steps.fold(weight, bias, self._folded[node])
         weight = weight.detach().to(self.dtype)
         return weight, None if bias is None else bias.detach().to(self.dtype)
-
-    def why_not_everywhere(self, node: fx.Node) -> str | None:
-        """Return why an operation isn't the same in every cell, or None if it is.
-
-        It isn't if a parameter has rows and columns of its own, as an embedding of positions.
-        """
-        rank = len(self.shape(node))
-        for source in node.all_input_nodes:
-            shape = self.graph.values.get(source)
-            if source in self.fields or not isinstance(shape, torch.Size):
-                continue
-            for place in self.fields[node].places or ():
-                at = place - rank + len(shape)  # aligned from the right
-                if at >= 0 and shape[at] != 1:
-                    return "a parameter has rows and columns of its own"
-        return None
 
     def why_whole(self, node: fx.Node) -> str | None:
         """Return why a node can't run on tiles, or None if it can."""
@@ -283,7 +265,7 @@ class Network:
             (source,) = self.sources(node)
             norm = self.graph.module.get_submodule(str(node.target))
             alone = self.users(source) == [node] and source is not self.probe
-            plain = steps.is_plain(self, source) and steps.is_plain(self, node)
+            plain = is_plain(self.graph, source) and is_plain(self.graph, node)
             if self.kind(source) == "conv" and alone and plain and isinstance(norm, nn.BatchNorm2d):
                 found[source] = norm
                 self._behind[node] = source

@@ -30,21 +30,14 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from convatlas.graph.geometry import interpolation, padding_before, pair, strides
-from convatlas.graph.operations import POINTWISE
+from convatlas.graph.geometry import averaged, interpolation, padded, padding_before, pair, strides
+from convatlas.graph.locality import ALL_OF_A_MAP, MAPS, UNKNOWN, fits, is_plain, why_not_local
 from convatlas.occlusion.spans import Cells, Span
 from convatlas.occlusion.tiles import CONSTANT, LOWEST, OUTSIDE, ZERO, Tile
 
 if TYPE_CHECKING:
     from convatlas.occlusion.incremental import Batch
     from convatlas.occlusion.network import Network
-
-MAPS = (2, 3)  # places of rows and columns in (N,C,H,W)
-
-ALL_OF_A_MAP = "it looks at all of a map"
-UNKNOWN = "what it looks at isn't known"
-
-_BY_CHANNEL = ("batchnorm", "prelu", "localnorm")  # what they do depends on the second axis
 
 
 class Step:
@@ -77,16 +70,7 @@ class Step:
 
     def why_whole(self) -> str | None:
         """Return why this can't run on tiles, or None if it can."""
-        if self.places is None or len(self.sources) != 1:
-            return "it has no rows and columns"
-        if self.kind in ("softmax", "log_softmax", "linear", "layernorm"):
-            same = self.network.fields[self.node] is self.network.fields[self.sources[0]]
-            return None if same else ALL_OF_A_MAP
-        if self.kind not in POINTWISE:
-            return UNKNOWN
-        if self.kind in _BY_CHANNEL:
-            return "its channels are rows" if 1 in self.places else None
-        return self.network.why_not_everywhere(self.node)
+        return why_not_local(self.network.graph, self.node)
 
     def tile(self, batch: Batch) -> Any:
         """Return the tile of the output, or its value."""
@@ -151,10 +135,6 @@ class OnMaps(Step):
     """One operation on stacks of maps, (N,C,H,W), that reads windows on them."""
 
     reads_windows = True
-
-    def why_whole(self) -> str | None:
-        places = [self.places, *(self.network.fields[s].places for s in self.sources)]
-        return None if places == [MAPS, MAPS] else "its input isn't a stack of maps"
 
 
 class Window(OnMaps, ABC):
@@ -244,11 +224,6 @@ class MaxPool(Window):
 
     padding_row = LOWEST
 
-    def why_whole(self) -> str | None:
-        if isinstance(self.network.graph.values[self.node], list):
-            return "it returns where the maxima are"
-        return super().why_whole()
-
     def _slide(self, window: Tensor) -> Tensor:
         return functional.max_pool2d(window, self.kernel, self.stride, 0, self.dilation)
 
@@ -263,18 +238,6 @@ class EvenPool(Window):
         return functional.avg_pool2d(
             window, self.kernel, self.stride, divisor_override=self.options.get("divisor_override")
         )
-
-
-def fits(network: Network, node: fx.Node) -> bool:
-    """Whether all windows of a pool lie within its input's map."""
-    o = network.graph.operations[node].options
-    if any(isinstance(v, fx.Node) for v in o.values()) or any(pair(o.get("padding", 0))):
-        return False
-    kernel, stride = pair(o["kernel_size"]), strides(o)
-    before, after = network.shape(network.sources(node)[0])[2:], network.shape(node)[2:]
-    return all(
-        (n - 1) * s + k <= size for n, s, k, size in zip(after, stride, kernel, before, strict=True)
-    )
 
 
 class Transposed(OnMaps):
@@ -337,14 +300,7 @@ class Separable(OnMaps):
         matrix = torch.zeros(after, before, dtype=self._dtype)
         at = np.arange(after)
         if self.kind == "avgpool":
-            kernel, padding = pair(o["kernel_size"])[axis], pair(o["padding"])[axis]
-            low = at * strides(o)[axis] - padding
-            counted = o.get("count_include_pad", True)
-            high = np.minimum(low + kernel, before + padding)
-            ends = (low, high) if counted else (np.maximum(low, 0), np.minimum(high, before))
-            divisor = ends[1] - ends[0]
-            if o.get("divisor_override"):
-                divisor = np.full(after, o["divisor_override"] if axis == 0 else 1)
+            low, high, divisor = averaged(o, axis, before, after)
         else:  # adaptive pooling, and interpolation of the mode "area", which is the same
             low, high = at * before // after, -(-(at + 1) * before // after)
             divisor = high - low
@@ -396,9 +352,8 @@ class Pad(OnMaps):
     """Padding by itself: the window that the tile is."""
 
     def prepare(self) -> None:
-        padding = self.options["padding"]
-        sides = (padding,) * 4 if isinstance(padding, int) else (*padding, 0, 0)
-        self._before = (sides[2], sides[0])
+        (top, _), (left, _) = padded(self.options["padding"])
+        self._before = (top, left)
         self._mode = self.options["mode"]
 
     @property
@@ -410,8 +365,6 @@ class Pad(OnMaps):
         reason = super().why_whole()
         if reason:
             return reason
-        if not isinstance(self.options["padding"], int) and len(self.options["padding"]) > 4:
-            return "it pads more than rows and columns"
         constants = self.network.padded_with(self.sources[0])
         return None if len(constants) <= 1 else "its input is padded with several constants"
 
@@ -427,27 +380,12 @@ class Pad(OnMaps):
 class Join(Step):
     """An operation on maps of one size, cell by cell: a sum, a product."""
 
-    def why_whole(self) -> str | None:
-        if self.places is None or any(
-            self.network.fields[s].places != self.places for s in self.sources
-        ):
-            return "one of its inputs has no rows and columns"
-        sizes = {self.network.size(source) for source in self.sources}
-        if sizes != {self.network.size(self.node)}:
-            return "its inputs' sizes differ"
-        return self.network.why_not_everywhere(self.node)
-
     def tile(self, batch: Batch) -> Any:
         return self._call({s: batch.widened(self.node, s) for s in self.sources}, batch)
 
 
 class Concatenation(Join):
     """A concatenation of channels; what is made for it alone is made in its place."""
-
-    def why_whole(self) -> str | None:
-        if self.places != MAPS or self.node.kwargs.get("out") is not None:
-            return "it isn't over channels"
-        return super().why_whole()
 
     def prepare(self) -> None:
         tensors = self.node.args[0] if self.node.args else self.node.kwargs["tensors"]
@@ -474,7 +412,7 @@ class Sum(Step):
     """A sum or mean over all of a map, with the cells of the tile exchanged in the clean one."""
 
     def why_whole(self) -> str | None:
-        return "it looks at all of a map"
+        return ALL_OF_A_MAP
 
     def whole(self, batch: Batch) -> Any:
         source = self.sources[0]
@@ -504,67 +442,12 @@ class Sum(Step):
 class Reshape(Step):
     """Another shape for the same values; on tiles, the rows and columns stay the last axes."""
 
-    def why_whole(self) -> str | None:
-        (source,) = self.sources
-        before, after = self.network.shape(source), self.network.shape(self.node)
-        kept = self.network.fields[source].places is not None and self.places is not None
-        if not kept or self.network.size(source) != self.network.size(self.node):
-            return ALL_OF_A_MAP
-        return None if before[0] == after[0] else "it mixes the images of a batch"
-
     def tile(self, batch: Batch) -> Any:
         value = batch.tile(self.sources[0]).value
         shape = [len(value), *self.network.shape(self.node)[1:]]
         for place, span in zip(self.network.places(self.node), batch.spans(self.node), strict=True):
             shape[place] = span.length
         return value.reshape(shape)
-
-
-class Move(Step):
-    """Axes in another order."""
-
-    def why_whole(self) -> str | None:
-        if self.places is None or self.network.fields[self.sources[0]].places is None:
-            return "it has no rows and columns"
-        if 0 in self.places or not self._keeps_batch_first():
-            return "it moves the axis of the batch"
-        return None
-
-    def _keeps_batch_first(self) -> bool:
-        """Whether the first axis stays where it is, seen by a tensor without data."""
-        source = self.sources[0]
-        given = torch.empty(self.network.shape(source), device="meta")
-        moved = self.network.call(self.node, {source: given}, len(given))
-        return bool(moved.stride()[0] == given.stride()[0])
-
-
-class Pieces(Step):
-    """A cut along channels into several tensors."""
-
-    def why_whole(self) -> str | None:
-        if self.network.fields[self.node] is not self.network.fields[self.sources[0]]:
-            return "it cuts rows or columns"
-        apart = all(self.network.kind(user) == "item" for user in self.network.users(self.node))
-        return None if apart else "its pieces go somewhere together"
-
-
-class Item(Step):
-    """One of several pieces, or a slice of channels."""
-
-    def why_whole(self) -> str | None:
-        (source,) = self.sources
-        places = self.network.fields[source].places
-        if places is None or self.places is None:
-            return "it has no rows and columns"
-        if isinstance(self.network.graph.values[source], list):
-            return None
-        index = self.options["index"]
-        index = index if isinstance(index, tuple) else (index,)
-        if not all(isinstance(i, slice) for i in index) or index[0] != slice(None):
-            return "it cuts more than channels"
-        if any(p < len(index) and index[p] != slice(None) for p in places):
-            return "it cuts rows or columns"
-        return None
 
 
 def padded_cells(cells: Cells, size: int, mode: str) -> Cells:
@@ -612,10 +495,6 @@ _STEPS: Mapping[str, type[Step]] = {
     "mean": Sum,
     "sum": Sum,
     "reshape": Reshape,
-    "permute": Move,
-    "transpose": Move,
-    "chunk": Pieces,
-    "item": Item,
 }
 
 
@@ -623,9 +502,9 @@ def step_for(network: Network, node: fx.Node) -> Step:
     """Return the step of a node."""
     kind = network.kind(node)
     step = _STEPS.get(kind, Step)
-    if kind not in ("add", "mul", "div", "maximum", "cat") and not is_plain(network, node):
+    if kind not in ("add", "mul", "div", "maximum", "cat") and not is_plain(network.graph, node):
         step = Opaque
-    elif kind in ("avgpool", "lppool") and fits(network, node):
+    elif kind in ("avgpool", "lppool") and fits(network.graph, node):
         step = EvenPool
     elif kind == "adaptive_avgpool" and network.shape(node)[2:] == (1, 1):
         step = Sum
@@ -634,13 +513,3 @@ def step_for(network: Network, node: fx.Node) -> Step:
     ):
         step = Same
     return step(network, node)
-
-
-def is_plain(network: Network, node: fx.Node) -> bool:
-    """Whether a node is what its kind says: of one input, and without anybody's hooks."""
-    if len(network.sources(node)) != 1:
-        return False
-    if node.op != "call_module":
-        return True
-    module = network.graph.module.get_submodule(str(node.target))
-    return not (module._forward_hooks or module._forward_pre_hooks)
