@@ -138,7 +138,52 @@ def test_what_the_deconvnet_isnt_defined_for_is_refused_by_name(kind: str) -> No
     with pytest.raises(MethodError, match=rf"{kind} \(2\)"):
         Backward(graph, graph.output, "deconvnet")
     Backward(graph, graph.node("1"), "deconvnet")
-    Backward(graph, graph.output, "guided")
+    Backward(graph, graph.output, "gradient")
+    if kind == "softmax":
+        Backward(graph, graph.output, "guided")
+        return
+    with pytest.raises(
+        MethodError, match=rf"guided .* isn't defined for {kind} \(2\); defined is gradient"
+    ):
+        Backward(graph, graph.output, "guided")
+
+
+@pytest.mark.parametrize(
+    ("rectifier", "kind"),
+    [
+        (lambda x: x.clamp(min=0), "relu"),
+        (lambda x: torch.clamp_min(x, 0), "relu"),
+        (lambda x: functional.threshold(x, 0.0, 0.0), "relu"),
+        (lambda x: functional.hardtanh(x, 0.0, 6.0), "relu6"),
+        (lambda x: x.clamp(0, 6), "relu6"),
+        (nn.Threshold(0, 0), "relu"),
+        (nn.Hardtanh(0, 6), "relu6"),
+    ],
+)
+def test_rectifiers_by_other_names(rectifier: object, kind: str) -> None:
+    module = rectifier if isinstance(rectifier, nn.Module) else None
+    model = Only((lambda x, part: part(x)) if module else rectifier, *([module] if module else []))
+    graph = trace(model, (1, 1, 4))
+    assert kind in [operation.kind for operation in graph.operations.values()]
+    image, seed = torch.tensor([[[[1.0, -1.0, 7.0, -2.0]]]]), torch.tensor([[[[3.0, 4, 5, -6]]]])
+    assert back(model, image, seed).flatten().tolist() == [3, 4, 5, 0]
+    last = 5 if kind == "relu" else 0
+    assert back(model, image, seed, "guided").flatten().tolist() == [3, 0, last, 0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda x: x.clamp(-1, 1),
+        lambda x: functional.threshold(x, 0.0, 0.5),
+        lambda x: functional.threshold(x, 0.1, 0.0),
+        lambda x: functional.hardtanh(x),
+    ],
+)
+def test_other_clamps_are_no_rectifiers(other: object) -> None:
+    graph = trace(Only(other), (1, 1, 4))
+    with pytest.raises(MethodError):
+        Backward(graph, graph.output, "deconvnet")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ local response      ``deconvnet``: divides by the forward pass's denominators, h
 normalisation       constant (Zeiler & Fergus leave this open); else the gradient.
 ==================  ==========================================================
 
-For anything else the deconvnet isn't defined, and `why_not_deconvnet` says so.
+For anything else the deconvnet isn't defined, nor is guided backpropagation for other
+activation functions; `why_not` says so. The plain gradient always is.
 
 Sources: Zeiler & Fergus (2014), section 2.1; Simonyan et al. (2014), section 4;
 Springenberg et al. (2015), section 3.
@@ -33,7 +34,7 @@ from torch.nn import functional
 
 from convatlas.errors import MethodError
 from convatlas.graph.execution import Execution, ancestors
-from convatlas.graph.operations import Operation
+from convatlas.graph.operations import ACTIVATIONS, Operation
 from convatlas.graph.tracing import Graph
 
 RULES = ("deconvnet", "guided", "gradient")
@@ -85,6 +86,34 @@ def why_not_deconvnet(graph: Graph, node: fx.Node) -> str | None:
         what = graph.operations[one].options.get("name", kind) if kind == "other" else kind
         return f"the deconvnet isn't defined for {what} ({graph.names.get(one, one.name)})"
     return None
+
+
+def why_not_guided(graph: Graph, node: fx.Node) -> str | None:
+    """Return why guided backpropagation isn't defined from a node down, or None if it is.
+
+    Through an activation function that isn't a rectifier it would be the plain gradient.
+    """
+    found = ancestors([node])
+    for one in graph.nodes:
+        kind = graph.operations[one].kind
+        if one in found and kind in ACTIVATIONS and kind not in _RECTIFIERS:
+            name = graph.names.get(one, one.name)
+            return f"guided backpropagation isn't defined for {kind} ({name})"
+    return None
+
+
+def why_not(graph: Graph, node: fx.Node, rule: str) -> str | None:
+    """Return why a rule isn't defined from a node down, or None if it is.
+
+    Raises
+    ------
+    MethodError
+        for a rule that doesn't exist.
+    """
+    if rule not in RULES:
+        raise MethodError(f"there is no rule {rule!r}; the rules are {', '.join(RULES)}.")
+    checks = {"deconvnet": why_not_deconvnet, "guided": why_not_guided}
+    return checks[rule](graph, node) if rule in checks else None
 
 
 def _scales(node: fx.Node, signals: set[fx.Node], divides: bool) -> bool:
@@ -153,11 +182,11 @@ class Backward(Execution):
 
     def __init__(self, graph: Graph, node: fx.Node, rule: str) -> None:
         super().__init__(graph, [node], keep=True)
-        if rule not in RULES:
-            raise MethodError(f"there is no rule {rule!r}; the rules are {', '.join(RULES)}.")
-        reason = why_not_deconvnet(graph, node) if rule == "deconvnet" else None
+        reason = why_not(graph, node, rule)
         if reason:
-            raise MethodError(f"{reason}; the rules guided and gradient are.")
+            others = [other for other in RULES if why_not(graph, node, other) is None]
+            verb = "are" if len(others) > 1 else "is"
+            raise MethodError(f"{reason}; defined {verb} {' and '.join(others)}.")
         self._graph = graph
         self._rule = rule
 

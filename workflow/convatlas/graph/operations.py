@@ -14,7 +14,8 @@ from typing import Any
 from torch import fx, nn
 
 # Activation functions, each called by its own name.
-_ACTIVATIONS = [
+ACTIVATIONS = [
+    "relu",
     "relu6",
     "leaky_relu",
     "prelu",
@@ -37,8 +38,7 @@ _ACTIVATIONS = [
 # Kinds that change each value by itself, as a function of nothing else.
 POINTWISE = frozenset(
     [
-        *_ACTIVATIONS,
-        "relu",
+        *ACTIVATIONS,
         "threshold",
         "identity",
         "dropout",
@@ -141,7 +141,7 @@ _MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.Softplus: ("softplus", ()),
     nn.Mish: ("mish", ()),
     nn.LogSigmoid: ("logsigmoid", ()),
-    nn.Threshold: ("threshold", ()),
+    nn.Threshold: ("threshold", ("threshold", "value")),
     nn.PixelShuffle: ("other", ()),
     nn.MultiheadAttention: ("attention", ()),
 }
@@ -179,8 +179,8 @@ _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "upsample": ("interpolate", _SCALING),
     "pad": ("pad", ("padding", "mode", "value")),
     "_pad": ("pad", ("padding", "mode", "value")),
-    "relu": ("relu", ()),
     "threshold": ("threshold", ("threshold", "value")),
+    "_threshold": ("threshold", ("threshold", "value")),
     "clamp": ("clamp", ("min", "max")),
     "clip": ("clamp", ("min", "max")),
     "clamp_min": ("clamp", ("min",)),
@@ -237,7 +237,9 @@ _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "matmul": ("matmul", ("other",)),
     "einsum": ("matmul", ()),
     "scaled_dot_product_attention": ("attention", ()),
-    **{name: (name, ()) for name in _ACTIVATIONS},
+    **{name: (name, ()) for name in ACTIVATIONS},
+    "hardtanh": ("hardtanh", ("min_val", "max_val")),
+    "leaky_relu": ("leaky_relu", ("negative_slope",)),
 }
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -267,6 +269,23 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 def identify(node: fx.Node, module: fx.GraphModule) -> Operation:
     """Return what a node does; ``other`` where it isn't known."""
+    return _rectifier(_identify(node, module))
+
+
+def _rectifier(operation: Operation) -> Operation:
+    """Return a rectifier by its own name where it is written as a clamp or a threshold."""
+    o = operation.options
+    bounds = {
+        "clamp": (o.get("min"), o.get("max")),
+        "hardtanh": (o.get("min_val", -1.0), o.get("max_val", 1.0)),
+        "threshold": (o.get("threshold"), None if o.get("value") == 0 else "another value"),
+    }.get(operation.kind)
+    rectifiers: dict[object, str] = {(0, None): "relu", (0, 6): "relu6"}
+    kind = rectifiers.get(bounds)
+    return Operation(kind, {}, operation.in_place) if kind else operation
+
+
+def _identify(node: fx.Node, module: fx.GraphModule) -> Operation:
     if node.op in ("placeholder", "output", "get_attr"):
         return Operation({"placeholder": "input", "output": "output"}.get(node.op, "other_value"))
     if node.op == "call_module":
