@@ -28,9 +28,11 @@ include: "workflow/rules/filters.smk"
 include: "workflow/rules/maps.smk"
 include: "workflow/rules/patches.smk"
 include: "workflow/rules/projections.smk"
+include: "workflow/rules/directions.smk"
 include: "workflow/rules/embedding.smk"
 include: "workflow/rules/occlusion.smk"
 include: "workflow/rules/occlusion_score.smk"
+include: "workflow/rules/saliency.smk"
 include: "workflow/rules/receptive_fields.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/figures.smk"
@@ -47,8 +49,11 @@ localrules:
     maps,
     patches,
     projections,
+    directions,
     embedding,
     occlusion,
+    occlusion_score,
+    saliency,
     receptive_fields,
     training,
 
@@ -91,6 +96,11 @@ rule projections:
         for_studies(projection_figures),
 
 
+rule directions:
+    input:
+        for_studies(direction_figures),
+
+
 rule embedding:
     input:
         for_studies(embedding_figures),
@@ -100,6 +110,16 @@ rule occlusion:
     input:
         for_studies(occlusion_figures),
         for_studies(occlusion_score_figures),
+
+
+rule occlusion_score:
+    input:
+        for_studies(occlusion_score_figures),
+
+
+rule saliency:
+    input:
+        for_studies(saliency_figures),
 
 
 rule receptive_fields:

@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
-import platform
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,33 +20,20 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
-import captum
 import numpy as np
 import torch
-import torchvision
 from captum.attr import Occlusion
+from common import NETWORKS, SIDE, build, environment, images, line, numbers, spread, timed, wait
 from torch import Tensor, nn
-from torch.nn import functional
 
 from convatlas.graph.tracing import Graph, trace
 from convatlas.occlusion import sweep
 from convatlas.occlusion.positions import Positions
 from convatlas.occlusion.spans import reaches
 
-SIDE = 224  # of the images, in pixels
 FILL = 0.0  # what the occluder shows
-CONFIDENCE = 0.6  # probability of the most probable class on the image as it is
-NETWORKS: dict[str, dict[str, Any]] = {
-    "alexnet": {},
-    "resnet18": {},
-    "squeezenet1_0": {},
-    "vgg16": {"init_weights": False},
-    "googlenet": {"init_weights": False, "aux_logits": False},
-    "mobilenet_v2": {},
-}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 # What is tried of the others, and how many positions they are timed on.
 BATCHES = {"cpu": [8, 16, 32, 64], "cuda": [16, 64, 128, 256, 512]}
@@ -57,8 +41,6 @@ PERTURBATIONS = {"cpu": [1, 8, 16, 32], "cuda": [1, 8, 16, 32, 64, 128, 256]}
 SAMPLED = {"cpu": 128, "cuda": 1024}
 TRIED_ON = 32  # positions at least, when batch sizes are tried
 TRIES = {"cpu": 1, "cuda": 3}  # of each batch size; the fastest counts
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -123,10 +105,10 @@ class Row:
             f"{ours:.2f}",
             f"{1000 * ours / self.positions:.2f}",
             f"{self.bound:.1f}",
-            _spread(self.ratios("plain contiguous", "plain channels_last")),
-            _spread(self.ratios("plain contiguous")),
-            _spread(self.ratios("captum contiguous", "captum channels_last")),
-            _spread(self.ratios("captum contiguous")),
+            spread(self.ratios("plain contiguous", "plain channels_last")),
+            spread(self.ratios("plain contiguous")),
+            spread(self.ratios("captum contiguous", "captum channels_last")),
+            spread(self.ratios("captum contiguous")),
             f"{self.difference:.0e}",
             f"{self.layouts:.0e}",
         ]
@@ -155,79 +137,7 @@ max diff.: of any probability to the plain loop's, on the positions that it ran
 layouts: the same between the plain loop's two memory layouts, as a yardstick of rounding"""
 
 
-def _spread(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})"
-
-
-def line(cells: Sequence[str]) -> str:
-    """Return a line of the table."""
-    widths = [width for _, width in HEADINGS]
-    padded = [
-        cell.rjust(width) if column else cell.ljust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
-    return "  ".join(padded)
-
-
-# -- networks and images
-
-
-def build(name: str, seed: int) -> nn.Module:
-    """Return a network with random weights through which an image gets sanely."""
-    torch.manual_seed(seed)
-    model: nn.Module = getattr(torchvision.models, name)(weights=None, **NETWORKS[name])
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-            module.momentum = None  # averages over what it sees
-    with torch.no_grad():
-        model.train()(images(8, seed + 1))
-        _sharpen(model.eval(), images(1, seed))
-    return model.requires_grad_(False)
-
-
-def images(count: int, seed: int) -> Tensor:
-    """Return random images with coarse and fine structure, normalised, (count,3,SIDE,SIDE)."""
-    generator = torch.Generator().manual_seed(seed)
-    found = torch.zeros(count, 3, SIDE, SIDE)
-    for side in (7, 28, SIDE):
-        noise = torch.randn(count, 3, side, side, generator=generator)
-        found += functional.interpolate(noise, (SIDE, SIDE), mode="bilinear")
-    return found / found.std()
-
-
-def _sharpen(model: nn.Module, image: Tensor) -> None:
-    """Scale the last layer so that the most probable class of an image has `CONFIDENCE`."""
-    logits = model(image)[0].double()
-    low, high = -20.0, 20.0  # logarithm of the scale; the probability rises with it
-    for _ in range(60):
-        middle = (low + high) / 2
-        sure = float(torch.softmax(logits * math.exp(middle), 0).max()) > CONFIDENCE
-        low, high = (low, middle) if sure else (middle, high)
-    last = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)][-1]
-    last.weight.mul_(math.exp(low))
-
-
 # -- timing
-
-
-def wait(device: torch.device) -> float:
-    """Return the time when the device has done its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return perf_counter()
-
-
-def timed(run: Callable[[], T], device: torch.device) -> tuple[float, T]:
-    """Return how many seconds something takes, and what it returns."""
-    start = wait(device)
-    found = run()
-    return wait(device) - start, found
 
 
 @torch.inference_mode()
@@ -501,7 +411,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         metavar="N",
         help="batch sizes of the plain loop to choose the best of (default: "
-        f"{_numbers(BATCHES['cpu'])}; {_numbers(BATCHES['cuda'])} on CUDA)",
+        f"{numbers(BATCHES['cpu'])}; {numbers(BATCHES['cuda'])} on CUDA)",
     )
     add(
         "--perturbations",
@@ -509,7 +419,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         metavar="N",
         help="captum's perturbations_per_eval to choose the best of (default: "
-        f"{_numbers(PERTURBATIONS['cpu'])}; {_numbers(PERTURBATIONS['cuda'])} on CUDA)",
+        f"{numbers(PERTURBATIONS['cpu'])}; {numbers(PERTURBATIONS['cuda'])} on CUDA)",
     )
     add("--seed", type=int, default=0, metavar="N", help="of weights and images (default: 0)")
     add(
@@ -521,41 +431,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.positions is None:
         options.positions = SAMPLED[options.device]
-    numbers = [options.positions, options.repeats, options.threads or 1]
-    if min(numbers + (options.batches or []) + (options.perturbations or [])) < 1:
+    least = [options.positions, options.repeats, options.threads or 1]
+    if min(least + (options.batches or []) + (options.perturbations or [])) < 1:
         parser.error("repeats, positions, threads and batch sizes must be at least 1")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device")
     return options
-
-
-def _numbers(numbers: Sequence[int]) -> str:
-    return " ".join(map(str, numbers))
-
-
-def environment(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the times depend on."""
-    cuda = options.device == "cuda"
-    return {
-        "device": torch.cuda.get_device_name() if cuda else _processor(),
-        "threads": torch.get_num_threads(),
-        "load before": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
-        "captum": captum.__version__,
-        "python": platform.python_version(),
-        "repeats": options.repeats,
-        "seed": options.seed,
-    }
-
-
-def _processor() -> str:
-    """Return the processor's name, as well as the system knows it."""
-    listed = Path("/proc/cpuinfo")
-    if listed.exists():
-        for entry in listed.read_text(encoding="utf-8").splitlines():
-            if entry.startswith("model name"):
-                return entry.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def main() -> None:
@@ -565,14 +446,14 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     around = environment(options)
     print(*(f"{key}: {value}" for key, value in around.items()), sep=", ")
-    print(line([heading for heading, _ in HEADINGS]), flush=True)
+    print(line([heading for heading, _ in HEADINGS], HEADINGS), flush=True)
     rows: list[Row] = []
     for name in options.networks:
         bench = Bench(name, options)
         for setting in options.settings:
             row = bench.compare(setting)
             rows.append(row)
-            print(line(row.cells()), flush=True)
+            print(line(row.cells(), HEADINGS), flush=True)
             if options.json:
                 content = {"environment": around, "rows": [asdict(row) for row in rows]}
                 options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

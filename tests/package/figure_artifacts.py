@@ -62,14 +62,17 @@ def write_patches(
         box=boxes,
         outside=np.full((units, per_unit), share, np.float32),
         dead=(np.arange(units) == 1).astype(int),
+        runner_up=np.full(units, 0.5, np.float32),
         layer=layer,
     )
     store.write(path, patches, RECIPE)
     return patches
 
 
-def write_projections(path: Path, patches: store.Patches, signal: float = 0.0) -> None:
-    """Write a projection of one value for each patch."""
+def write_projections(
+    path: Path, patches: store.Patches, signal: float = 0.0, border: Sequence[int] = ()
+) -> None:
+    """Write a projection of one value for each patch; those of some ranks win by the padding."""
     height, width = (int(patches.box[0, 0, i + 2] - patches.box[0, 0, i]) for i in (0, 1))
     shape = (*patches.value.shape, 3, height, width)
     store.write(
@@ -80,17 +83,46 @@ def write_projections(path: Path, patches: store.Patches, signal: float = 0.0) -
             value=patches.value,
             image=patches.image,
             box=patches.box,
+            continued=patches.value - 1,
+            border=np.isin(np.arange(shape[1]), border) & (patches.image >= 0),
             layer=patches.layer,
         ),
         RECIPE,
     )
 
 
-def write_exhibit(path: Path, size: tuple[int, int], label: int = 0) -> None:
+def write_directions(path: Path, patches: store.Patches, count: int) -> None:
+    """Write `count` directions, each with the patches of the first unit."""
+    units, rng = len(patches.unit), np.random.default_rng(0)
+    row = np.zeros(count, int)
+    store.write(
+        path,
+        store.Directions(
+            vector=np.eye(count, units, dtype=np.float32),
+            value=patches.value[row],
+            image=patches.image[row],
+            location=patches.location[row],
+            box=patches.box[row],
+            unit_purity=rng.uniform(0.5, 1, units),
+            unit_similarity=rng.uniform(0.2, 0.9, units),
+            direction_purity=np.full(count, np.nan),
+            direction_similarity=rng.uniform(-0.1, 0.4, count),
+            shuffled_purity=rng.uniform(0, 0.3, units),
+            shuffled_similarity=rng.uniform(-0.1, 0.1, units),
+            layer=patches.layer,
+            code_layer="fc",
+        ),
+        RECIPE,
+    )
+
+
+def write_exhibit(
+    path: Path, size: tuple[int, int], label: int = 0, mask: np.ndarray | None = None
+) -> None:
     """Write an exhibit with a gradient from left to right."""
     ramp = np.linspace(0, 255, size[1]).astype(np.uint8)
     image = np.broadcast_to(ramp[None, :, None], (*size, 3)).copy()
-    store.write(path, store.Exhibit(image, 0, label, "0_$x_<y>.png"), RECIPE)
+    store.write(path, store.Exhibit(image, 0, label, "0_$x_<y>.png", mask), RECIPE)
 
 
 def write_occlusion(

@@ -118,3 +118,48 @@ def broken() -> nn.Module:
     with torch.no_grad():
         network.conv2.weight.fill_(3e38)
     return network
+
+
+class Gated(nn.Module):
+    """An activation function that isn't a rectifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.fc = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(functional.silu(self.conv(x)).mean((2, 3)))
+
+
+def gated() -> nn.Module:
+    return seeded(Gated())
+
+
+def softmaxed() -> nn.Module:
+    return seeded(nn.Sequential(Inplace(), nn.Softmax(dim=1)))
+
+
+def log_softmaxed() -> nn.Module:
+    return seeded(nn.Sequential(Inplace(), nn.LogSoftmax(dim=1)))
+
+
+def bordered() -> nn.Module:
+    """Unit 0 answers where its window holds padding, unit 1 to a pixel alone."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 2, 1),
+        nn.Conv2d(2, 2, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(2, CLASSES),
+    )
+    first, second = network[0], network[1]
+    with torch.no_grad():
+        for parameter in (*first.parameters(), *second.parameters()):
+            parameter.zero_()
+        first.bias[0] = 1  # ones everywhere, and the red pixels
+        first.weight[1, 0] = 1
+        second.bias[0] = 9
+        second.weight[0, 0] = -1  # nine less the ones in the window
+        second.weight[1, 1, 1, 1] = 1
+    return network.eval()

@@ -9,6 +9,7 @@ from figure_artifacts import (
     RECIPE,
     pixels_of,
     write_classes,
+    write_directions,
     write_exhibit,
     write_images,
     write_patches,
@@ -19,6 +20,7 @@ from matplotlib import colormaps
 from convatlas import store
 from convatlas.errors import LayerError
 from convatlas.figures import style
+from convatlas.figures.directions import plot_directions
 from convatlas.figures.filters import plot_filters
 from convatlas.figures.maps import plot_maps
 from convatlas.figures.patches import plot_patches
@@ -241,6 +243,62 @@ def test_odd_patches_and_projections(tmp_path, case):
             assert (edge == 255).all()
         real = int((patches.image >= 0).sum())
         assert len(read_csv(tmp_path / f"{name}.csv")["unit"]) == real
+
+
+def test_patches_that_win_by_the_padding_are_framed(tmp_path):
+    _, patches = write_study(tmp_path, box=(-10, 5, 10, 25))
+    frame = tuple(int(style.COLOURS[1][i : i + 2], 16) for i in (1, 3, 5))
+    areas = []
+    for border in ((), (2,), (2, 5, 8)):
+        write_projections(tmp_path / "j.h5", patches, signal=0.5, border=border)
+        plot_projections(
+            tmp_path / "j.h5",
+            tmp_path / "p.h5",
+            tmp_path / "i.h5",
+            output=tmp_path / "j.png",
+            units=[0],
+        )
+        areas.append(area(tmp_path / "j.png", frame))
+    assert areas[0] == 0
+    assert areas[2] == pytest.approx(3 * areas[1], rel=0.05)
+    table = read_csv(tmp_path / "j.csv")
+    assert table["border"] == list("001001001")
+    assert table["continued"][:3] == ["8", "7", "6"]
+
+
+def test_directions_stand_beside_units(tmp_path):
+    colours, patches = write_study(tmp_path, box=(5, 5, 25, 25), labels=[0, 0, 1] * 4)
+    write_directions(tmp_path / "d.h5", patches, count=3)
+    arguments = (tmp_path / "d.h5", tmp_path / "p.h5", tmp_path / "i.h5")
+    plot_directions(*arguments, output=tmp_path / "d.png", units=[0])
+    # The direction's patches are the unit's, so every colour stands there twice.
+    assert area(tmp_path / "d.png", colours[0]) > 0.005
+    assert area(tmp_path / "d.png", colours[0]) == area(tmp_path / "d.png", colours[8])
+    table = read_csv(tmp_path / "d.csv")
+    assert table["group"] == ["unit"] * 4 + ["direction"] * 3 + ["shuffled"] * 4
+    assert table["row"] == list("01230120123")
+    assert table["purity"][4:7] == [""] * 3
+    found = store.read(store.Directions, tmp_path / "d.h5")
+    assert float(table["similarity"][1]) == pytest.approx(found.unit_similarity[1])
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"box": (-200, -200, 235, 235), "units": 9},
+        {"box": (0, 0, 8, 30), "images": 1, "units": 1},
+        {"box": (0, 0, 8, 8), "per_unit": 1, "units": 2, "labels": [-1] * 12},
+        {"box": (0, 0, 8, 8), "per_unit": 16, "units": 40},
+    ],
+)
+def test_odd_directions(tmp_path, case):
+    _, patches = write_study(tmp_path, **case)
+    write_directions(tmp_path / "d.h5", patches, count=2)
+    arguments = (tmp_path / "d.h5", tmp_path / "p.h5", tmp_path / "i.h5")
+    plot_directions(*arguments, output=tmp_path / "d.png", units=patches.unit.tolist())
+    pixels = pixels_of(tmp_path / "d.png")
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge == 255).all()
 
 
 def test_figures_of_units_are_the_same_bytes_twice(tmp_path):

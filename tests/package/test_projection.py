@@ -17,7 +17,8 @@ from convatlas.errors import LayerError, MethodError
 from convatlas.graph.tracing import trace
 from convatlas.models.load import load_model
 from convatlas.patches import rank_patches
-from convatlas.projection import crop, project, project_patches
+from convatlas.projection import project
+from convatlas.projection.patches import crop, project_patches
 from convatlas.store import Patches, Projections, Recipe, read
 
 SIZE = (33, 38)
@@ -186,3 +187,34 @@ def test_patches_are_seeded_with_their_activations(make_study: Callable[..., Stu
         _, signal = project(graph, images, "conv3", [unit] * 6, ranked.location[unit, :6])
         expected = signal * ranked.value[unit, :6, None, None, None]
         np.testing.assert_allclose(found.projection[i, :6], expected, atol=1e-6)
+
+
+def test_patches_that_win_by_the_padding_alone_are_told(make_study: Callable[..., Study]) -> None:
+    """A unit planted to answer where the maps end, and one that doesn't care."""
+    from test_activations import store_activations
+
+    study = make_study("bordered", count=9)
+    activations = store_activations(study)
+    patches, output = study.folder / "patches.h5", study.folder / "projections.h5"
+    rank_patches(
+        activations=activations,
+        layers=study.layers,
+        images=study.images,
+        output=patches,
+        recipe=Recipe(),
+        layer="1",
+        per_unit=4,
+    )
+    paths = {name: study.inputs[name] for name in ("images", "card", "weights")}
+    project_patches(
+        patches=patches, **paths, output=output, recipe=Recipe(), units=[0, 1], batch_size=4
+    )
+    ranked, found = read(Patches, patches), read(Projections, output)
+    assert ranked.value[0].tolist() == [5] * 4  # in a corner
+    assert found.continued[0].tolist() == [0] * 4
+    assert (ranked.outside[0] > 0).all()
+    assert found.border[0].all()
+    # Unit 1 is the pixel itself, wherever it lies.
+    assert not found.border[1].any()
+    np.testing.assert_allclose(found.continued[1], found.value[1], rtol=1e-6)
+    assert (ranked.runner_up <= ranked.value[:, -1]).all()

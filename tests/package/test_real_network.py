@@ -26,7 +26,7 @@ from convatlas.models.load import import_model, load_model
 from convatlas.occlusion import sweep
 from convatlas.patches import rank_patches
 from convatlas.predictions import score_predictions
-from convatlas.projection import project_patches
+from convatlas.projection.patches import project_patches
 from convatlas.store import Images, Patches, Projections, Recipe, gather_activations, read
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

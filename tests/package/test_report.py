@@ -19,7 +19,7 @@ from convatlas.store import Recipe
 CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
 KINDS = (
     *("filters", "maps", "patches", "projections", "scatter"),
-    *("grid", "occlusion", "training", "receptive_fields"),
+    *("grid", "occlusion", "training", "receptive_fields", "saliency", "directions"),
 )
 SCRIPT = "<script>alert(1)</script>"
 

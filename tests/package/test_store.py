@@ -49,10 +49,11 @@ ARTIFACTS = {
     "exhibit without mask": Exhibit(one(5, 6, 3), 4, -1, "b"),
     "patches": store.Patches(
         whole(4), numbers(4, 2), whole(4, 2), whole(4, 2, 2), whole(4, 2, 4), numbers(4, 2),
-        whole(4) > 3, "c",
+        whole(4) > 3, numbers(4), "c",
     ),
     "projections": store.Projections(
-        whole(3), numbers(3, 2, 3, 80, 90), numbers(3, 2), whole(3, 2), whole(3, 2, 4), "c"
+        whole(3), numbers(3, 2, 3, 80, 90), numbers(3, 2), whole(3, 2), whole(3, 2, 4),
+        numbers(3, 2), whole(3, 2) > 3, "c",
     ),
     "neighbours": store.Neighbours(numbers(6, 3), whole(6, 2), numbers(6, 2), "c"),
     "embedding": store.Embedding(numbers(6, 2), "c", 0.25),
@@ -63,6 +64,13 @@ ARTIFACTS = {
     ),
     "strongest": store.Strongest(
         whole(2), numbers(2), whole(2, 4), one(2, 5, 6, 3), numbers(2, 3, 5, 6), "c", 1
+    ),
+    "saliency": store.Saliency(
+        3, 1.5, 0.25, numbers(3, 5, 6), None, numbers(3, 5, 6), "", "so", ""
+    ),
+    "directions": store.Directions(
+        numbers(3, 4), numbers(3, 2), whole(3, 2), whole(3, 2, 2), whole(3, 2, 4), numbers(4),
+        numbers(4), numbers(3), numbers(3), numbers(4), numbers(4), "c", "fc",
     ),
     "filters": store.Filters(numbers(4, 3, 5, 5), "c"),
 }  # fmt: skip

@@ -45,10 +45,14 @@ ARTIFACTS = [
             f"embedding/{CODE[study]}",
             f"neighbours/{CODE[study]}",
             f"grid/{CODE[study]}",
-            *(f"{kind}/{layer}" for kind in ("patches", "projections") for layer in LAYERS[study]),
+            *(
+                f"{kind}/{layer}"
+                for kind in ("patches", "projections", "directions")
+                for layer in LAYERS[study]
+            ),
             *(
                 f"{kind}/{exhibit}"
-                for kind in ("exhibits", "maps", "occlusion", "strongest")
+                for kind in ("exhibits", "maps", "occlusion", "strongest", "saliency")
                 for exhibit in range(EXHIBITS[study])
             ),
         )
@@ -61,10 +65,15 @@ def figures(study: str) -> list[str]:
     return [
         f"filters/{FILTERS[study]}",
         *(f"maps/{exhibit}" for exhibit in range(EXHIBITS[study])),
-        *(f"{kind}/{layer}" for kind in ("patches", "projections") for layer in LAYERS[study]),
+        *(
+            f"{kind}/{layer}"
+            for kind in ("patches", "projections", "directions")
+            for layer in LAYERS[study]
+        ),
         *(f"embedding/{kind}/{CODE[study]}" for kind in ("scatter", "grid")),
         *(f"occlusion/{exhibit}" for exhibit in range(EXHIBITS[study])),
         *(["occlusion_score/scenes"] if study == "scenes" else []),
+        *(f"saliency/{exhibit}" for exhibit in range(EXHIBITS[study])),
         "receptive_fields/0",
         *(["training/curves"] if study == "scenes" else []),
     ]

@@ -40,12 +40,16 @@ RUNNING = {  # what runs a network
     "score_scenes",
     "project_patches",
     "project_strongest",
+    "rank_directions",
+    "record_saliency",
 }
 PLOTS = {
     "plot_filters",
     "plot_maps",
     "plot_patches",
     "plot_projections",
+    "plot_directions",
+    "plot_saliency",
     "plot_scatter",
     "plot_grid",
     "plot_occlusion",
@@ -60,31 +64,40 @@ AFTER: dict[str, set[str]] = {
         *("train_model", "extract_activations", "score_predictions", "rank_patches"),
         *("pick_exhibit", "project_patches", "project_strongest", "sweep_occlusion"),
         *("score_scenes", "plot_patches", "plot_projections", "plot_scatter", "plot_grid"),
+        *("rank_directions", "plot_directions"),
     },
     "list_classes": {
         *("plot_maps", "plot_patches", "plot_scatter", "plot_grid", "plot_occlusion"),
-        "plot_occlusion_score",
+        *("plot_occlusion_score", "plot_saliency", "plot_directions"),
     },
     "import_model": {*RUNNING, "cut_filters"},
     "train_model": {*RUNNING, "cut_filters", "plot_training"},
     "describe_model": {  # but see `affected`
-        *(RUNNING - {"score_scenes"}),
+        *(RUNNING - {"score_scenes", "record_saliency"}),
         *("cut_filters", "score_predictions", "rank_patches"),
-        *("plot_maps", "plot_patches", "plot_occlusion", "plot_growth"),
+        *("plot_maps", "plot_patches", "plot_directions", "plot_occlusion", "plot_growth"),
     },
     "extract_activations": {
-        *("gather_activations", "score_predictions", "rank_patches", "find_neighbours")
+        *("gather_activations", "score_predictions", "rank_patches", "find_neighbours"),
+        "rank_directions",
     },
-    "gather_activations": {"score_predictions", "rank_patches", "find_neighbours"},
+    "gather_activations": {
+        *("score_predictions", "rank_patches", "find_neighbours", "rank_directions")
+    },
     "score_predictions": {"plot_scatter"},
     "pick_exhibit": {
         *("list_exhibits", "record_maps", "sweep_occlusion", "project_strongest"),
-        *("plot_maps", "plot_occlusion", "plot_growth"),
+        *("plot_maps", "plot_occlusion", "plot_growth", "record_saliency", "plot_saliency"),
     },
     "list_exhibits": {"score_scenes"},
     "record_maps": {"plot_maps"},
     "cut_filters": {"plot_filters"},
-    "rank_patches": {"project_patches", "project_strongest", "plot_patches", "plot_projections"},
+    "rank_patches": {
+        *("project_patches", "project_strongest", "plot_patches", "plot_projections"),
+        *("rank_directions", "plot_directions"),
+    },
+    "rank_directions": {"plot_directions"},
+    "record_saliency": {"plot_saliency"},
     "project_patches": {"plot_projections"},
     "find_neighbours": {"embed_codes"},
     "embed_codes": {"arrange_grid", "plot_scatter"},
@@ -343,12 +356,13 @@ def of(study: str, **wildcards: str) -> set[str]:
 LAYER = {
     **{rule: of("pictures", layer="first.2") for rule in ("rank_patches", "project_patches")},
     **{rule: of("pictures", layer="first.2") for rule in ("plot_patches", "plot_projections")},
+    **{rule: of("pictures", layer="first.2") for rule in ("rank_directions", "plot_directions")},
 }
 NEW_EXHIBITS = {  # from two to six
     rule: set().union(*(of("pictures", exhibit=str(n)) for n in range(2, 6)))
     for rule in (
         *("pick_exhibit", "record_maps", "sweep_occlusion", "project_strongest"),
-        *("plot_maps", "plot_occlusion"),
+        *("plot_maps", "plot_occlusion", "record_saliency", "plot_saliency"),
     )
 }
 HEAD = {
@@ -380,7 +394,13 @@ CONFIG_ROWS = [
     row(
         "analyses.projections.units",
         put("analyses/projections/units", 3),
-        *("project_patches", "plot_patches", *END),
+        *("project_patches", "plot_patches", "plot_directions", *END),
+    ),
+    row("analyses.directions.number", put("analyses/directions/number", 5), "rank_directions", *END),
+    row(
+        "no directions",
+        put("analyses/directions/number", 0),
+        *END,
     ),
     row(
         "analyses.embedding.layer",
@@ -448,11 +468,12 @@ CONFIG_ROWS = [
         "seed",
         put("seed", 7),
         *("pick_exhibit", "score_scenes", "project_patches", "plot_patches"),
+        *("rank_directions", "plot_directions"),
     ),
     row(
         "batch_size",
         put("batch_size", 8),
-        *("extract_activations", "project_patches", "project_strongest"),
+        *("extract_activations", "project_patches", "project_strongest", "rank_directions"),
     ),
     row("shards", put("shards", 3), "extract_activations", new={"extract_activations": SHARDS}),
     # ---- of data sets

@@ -82,6 +82,8 @@ def test_rules_that_run_a_network_ask_for_a_gpu() -> None:
         "record_maps",
         "project_patches",
         "project_strongest",
+        "rank_directions",
+        "record_saliency",
         "score_scenes",
         "sweep_occlusion",
     }
@@ -177,9 +179,11 @@ def test_any_figure_can_be_asked_for_by_its_file(start: Place) -> None:
         "maps/0",
         "patches/first.1",
         "projections/first.1",
+        "directions/first.1",
         "embedding/scatter/mean",
         "embedding/grid/mean",
         "occlusion/0",
+        "saliency/0",
         "receptive_fields/0",
     )
     plan = start.plan("--", *(f"results/pictures/figures/{name}.png" for name in names))

@@ -84,21 +84,23 @@ def rank_patches(
         size = data.size
     with Activations(activations) as stored:
         _, units = stored.shape(layer)
-        top = TopK(units, per_unit)
+        top = TopK(units, per_unit + 1)
         for start, block in stored.blocks(layer, ["max", "argmax"]):
             top.add(start, block["max"], block["argmax"])
-    box = described.boxes(np.maximum(top.location, 0))
-    box[top.image < 0] = 0
+    value, image, location = (of[:, :per_unit] for of in (top.value, top.image, top.location))
+    box = described.boxes(np.maximum(location, 0))
+    box[image < 0] = 0
     write(
         output,
         Patches(
             unit=np.arange(units),
-            value=top.value,
-            image=top.image,
-            location=top.location,
+            value=value,
+            image=image,
+            location=location,
             box=box,
             outside=share_outside(box, size),
             dead=top.dead,
+            runner_up=top.value[:, per_unit],
             layer=layer,
         ),
         recipe,

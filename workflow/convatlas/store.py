@@ -279,6 +279,9 @@ class Patches:
         metadata=on("unit", "rank")
     )  # (U,k) float32, share of the box that is padding
     dead: Array = field(metadata=on("unit"))  # (U,) 1 where the unit answers every image alike
+    runner_up: Array = field(
+        metadata=on("unit")
+    )  # (U,) float32, the value of the best image that isn't among them; -inf if none
     layer: str = ""
 
 
@@ -300,6 +303,9 @@ class Projections:
     )  # (M,k) float32, the activation found on the way
     image: Array = field(metadata=on("unit", "rank"))  # (M,k) int
     box: Array = field(metadata=on("unit", "rank", "edge"))  # (M,k,4) int
+    # (M,k) float32, the activation had the maps gone on beyond their borders; nan if unknown
+    continued: Array = field(metadata=on("unit", "rank"))
+    border: Array = field(metadata=on("unit", "rank"))  # (M,k) 1 where the padding made it win
     layer: str = ""
     rule: str = "deconvnet"
     seed: str = "activation"
@@ -367,6 +373,50 @@ class Strongest:
     projection: Array = field(metadata=on("rank", "channel", "row", "column"))  # (K,3,h,w) float32
     layer: str = ""
     unit: int = -1
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """What each way back through the network sends from an exhibit's predicted class.
+
+    Signed, in the network's (normalised) input space, seeded with one; a way that isn't
+    defined for the network is missing, and the reason is told.
+    """
+
+    predicted: int
+    score: float  # of the predicted class, before a softmax
+    probability: float  # of the predicted class
+    gradient: Array | None = field(
+        default=None, metadata=on("channel", "row", "column")
+    )  # (3,H,W) float32
+    guided: Array | None = field(default=None, metadata=on("channel", "row", "column"))
+    deconvnet: Array | None = field(default=None, metadata=on("channel", "row", "column"))
+    why_not_gradient: str = ""
+    why_not_guided: str = ""
+    why_not_deconvnet: str = ""
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The images that excite random directions of a layer most, and how alike they are.
+
+    `purity` is the share of a row's images that have its commonest label, `similarity` the
+    mean cosine similarity of their codes in pairs; nan where a row has too few.
+    """
+
+    vector: Array = field(metadata=on("direction", "unit"))  # (D,U) float32, of unit length
+    value: Array = field(metadata=on("direction", "rank"))  # (D,k) float32, descending
+    image: Array = field(metadata=on("direction", "rank"))  # (D,k) int, -1 where there is none
+    location: Array = field(metadata=on("direction", "rank", "yx"))  # (D,k,2) int
+    box: Array = field(metadata=on("direction", "rank", "edge"))  # (D,k,4) int
+    unit_purity: Array = field(metadata=on("unit"))  # (U,) of the units' own patches
+    unit_similarity: Array = field(metadata=on("unit"))
+    direction_purity: Array = field(metadata=on("direction"))  # (D,)
+    direction_similarity: Array = field(metadata=on("direction"))
+    shuffled_purity: Array = field(metadata=on("unit"))  # (U,) exchanged between the units
+    shuffled_similarity: Array = field(metadata=on("unit"))
+    layer: str = ""
+    code_layer: str = ""  # whose means are the codes
 
 
 @dataclass(frozen=True)
@@ -705,6 +755,12 @@ class Activations:
         for start in range(0, images, step):
             block = {n: np.asarray(d[start : start + step]) for n, d in datasets.items()}
             yield start, block
+
+    def rows(self, layer: str, name: str, indices: Sequence[int] | Array) -> Array:
+        """Return a summary of a layer for the images at `indices`, (n,U,...), in their order."""
+        dataset = self._file[layer][name]
+        found = [dataset[int(i)] for i in indices]
+        return np.stack(found) if found else np.asarray(dataset[:0])
 
 
 # -------------------------------------------------------------------------- maps

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from convatlas.graph.tracing import trace
 from convatlas.models.load import load_model
-from convatlas.projection import crop, project_seeded
+from convatlas.projection.engine import Projector
+from convatlas.projection.patches import crop, project_seeded
 from convatlas.store import Exhibit, Images, Occlusion, Patches, Recipe, Strongest, read, write
 
 Path = str | os.PathLike[str]
@@ -50,7 +51,12 @@ def project_strongest(
         graph = trace(model.module, (3, *data.size))
         pixels = data.rows(index)
     boxes, projection = project_seeded(
-        model, graph, pixels, swept.layer, np.full(len(index), unit), location, value, batch_size
+        model,
+        Projector(graph, swept.layer, batch_size=batch_size),
+        pixels,
+        np.full(len(index), unit),
+        location,
+        value,
     )
     write(
         output,

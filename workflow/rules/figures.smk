@@ -20,9 +20,11 @@ def figures_of(name):
         map_figures,
         patch_figures,
         projection_figures,
+        direction_figures,
         embedding_figures,
         occlusion_figures,
         occlusion_score_figures,
+        saliency_figures,
         receptive_field_figures,
         training_figures,
     )
@@ -56,11 +58,13 @@ def artifacts_of(name):
         *made(rules.record_maps, exhibit=exhibits if chosen_maps(name) else []),
         *made(rules.rank_patches, layer=dict.fromkeys(ranked)),
         *made(rules.project_patches, layer=projected_layers(name)),
+        *made(rules.rank_directions, layer=directed_layers(name)),
         *made(rules.find_neighbours, layer=embedded),
         *made(rules.embed_codes, layer=embedded),
         *made(rules.arrange_grid, layer=embedded),
         *made(rules.sweep_occlusion, exhibit=exhibits),
         *strongest,
+        *made(rules.record_saliency, exhibit=exhibits),
         *(scored_scenes(name, ["trained", "untrained"]) if is_scored(name) else []),
         *(made(rules.gather_scores) if is_scored(name) else []),
     ]
@@ -127,6 +131,17 @@ def projection_figures(study):
     return drawn(rules.plot_projections, study=study, layer=projected_layers(study))
 
 
+def directed_layers(study):
+    """Return the layers whose units are compared with random directions: the chosen ones."""
+    wanted = STUDIES[study]["analyses"]["directions"]["number"]
+    return chosen_layers(study) if wanted else []
+
+
+def direction_figures(study):
+    """Return the figures of a study's random directions, one a chosen layer."""
+    return drawn(rules.plot_directions, study=study, layer=directed_layers(study))
+
+
 def embedding_figures(study):
     """Return the figures of a study's embedding."""
     layer = embedded_layer(study)
@@ -163,6 +178,11 @@ def scored_scenes(study, network):
 def occlusion_score_figures(study):
     """Return the figure of a study's scores: none where there are none."""
     return drawn(rules.plot_occlusion_score, study=[study] if is_scored(study) else [])
+
+
+def saliency_figures(study):
+    """Return the saliency figures of a study, one an exhibit."""
+    return drawn(rules.plot_saliency, study=study, exhibit=exhibits_of(study))
 
 
 def receptive_field_figures(study):

@@ -1,7 +1,7 @@
 """Adapter: project the patches of one layer."""
 
 from convatlas.job import Job
-from convatlas.projection import project_patches
+from convatlas.projection.patches import project_patches
 
 with Job.of(snakemake) as job:
     project_patches(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 
 def class_name(classes: Sequence[str], label: int) -> str:
@@ -10,6 +14,21 @@ def class_name(classes: Sequence[str], label: int) -> str:
     if label < 0:
         return ""
     return classes[label] if label < len(classes) and classes[label] else f"class {label}"
+
+
+def most_frequent(images: NDArray[Any], labels: NDArray[Any], classes: Sequence[str]) -> str:
+    """Return the class of most of some images, as ``6 of 9: star``, or how many there are.
+
+    `images` are rows of `labels`, -1 where there is none.
+    """
+    found = [int(labels[i]) for i in images if i >= 0]
+    known = Counter(label for label in found if label >= 0)
+    if not known:
+        return ""
+    label, times = min(known.items(), key=lambda item: (-item[1], item[0]))
+    if times == 1 < len(found):
+        return f"{len(known)} classes"
+    return f"{times} of {len(found)}: {class_name(classes, label)}"
 
 
 def shape_text(shape: Sequence[int]) -> str:

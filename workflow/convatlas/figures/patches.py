@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from convatlas import store
 from convatlas.classes import read_classes
 from convatlas.errors import LayerError
 from convatlas.figures import style
-from convatlas.figures.labels import class_name
+from convatlas.figures.labels import class_name, most_frequent
 from convatlas.files import write_csv
 
 _BLOCKS = 4  # beside each other on a page
@@ -70,7 +69,7 @@ def plot_patches(
             left = style.MARGIN + place % blocks * step[0]
             top = style.HEADING + place // blocks * step[1]
             dead = bool(ranked.dead[row])
-            told = "dead" if dead else _most_frequent(ranked.image[row], labels, names)
+            told = "dead" if dead else most_frequent(ranked.image[row], labels, names)
             name_block(paper, left, top, block, int(ranked.unit[row]), told)
             if dead:
                 draw_dead(paper, left, top + _NAME, block, down * (side + _VALUE))
@@ -158,18 +157,6 @@ def _subtitle(ranked: store.Patches, rows: Sequence[int], count: int) -> str:
         f"{len(rows)} of {len(ranked.unit)} units; the {count} images that excite each most, "
         f"with the activation{size}{hatched}"
     )
-
-
-def _most_frequent(images: NDArray[Any], labels: NDArray[Any], classes: Sequence[str]) -> str:
-    """Return the class of most of the images, as ``6 of 9: star``, or how many there are."""
-    found = [int(labels[i]) for i in images if i >= 0]
-    known = Counter(label for label in found if label >= 0)
-    if not known:
-        return ""
-    label, times = min(known.items(), key=lambda item: (-item[1], item[0]))
-    if times == 1 < len(found):
-        return f"{len(known)} classes"
-    return f"{times} of {len(found)}: {class_name(classes, label)}"
 
 
 def _write_numbers(

@@ -19,6 +19,7 @@ _PAIRS = 2  # of blocks beside each other on a page
 _BETWEEN = 0.2  # pairs, in inches
 _WITHIN = 0.06  # a pair
 _NAME = 0.25  # height of the two lines above a pair
+_BORDER = {"edgecolor": style.COLOURS[1], "linewidth": 1.0}  # round what wins by the padding
 
 
 def plot_projections(
@@ -37,8 +38,9 @@ def plot_projections(
     Both blocks have one order, scale and box. Zero is mid-grey; full black and white
     are reached at the 99th percentile of the absolute signal over all of a unit's
     projections, so a few extreme pixels don't make the rest pale, and patches of one
-    unit can be compared. The CSV holds this scale with every projection's activation,
-    extremes and norm.
+    unit can be compared. A patch that is among the strongest only because of the padding
+    beyond the image's border is framed. The CSV holds the scale with every projection's
+    activation, what that would be had the maps gone on, its extremes and norm.
 
     Parameters
     ----------
@@ -74,8 +76,9 @@ def plot_projections(
         style.head(
             paper,
             title,
-            f"left {found.rule} projections, right the patches; one contrast per unit: grey is 0, "
-            "black and white are ± the scale, the 99th percentile of the signal",
+            f"left {found.rule} projections, right the patches; one contrast a unit: grey is 0, "
+            "black and white ± the scale, the signal's 99th percentile"
+            f"{_of_borders(found, rows)}",
         )
         for place, (row, scale) in enumerate(zip(rows, scales, strict=True)):
             left = style.MARGIN + place % pairs * step[0]
@@ -100,7 +103,14 @@ def plot_projections(
                 drawn = style.signed_rgb(signal, scale)
                 style.draw_patch(paper, drawn, box, source.size, left + x, y, side)
                 style.draw_patch(paper, patch, box, source.size, beside + x, y, side)
+                if found.border[row, rank]:
+                    style.draw_rectangle(paper, beside + x, y, side, side, **_BORDER)
     _write_numbers(Path(output).with_suffix(".csv"), found, rows, scales)
+
+
+def _of_borders(found: store.Projections, rows: Sequence[int]) -> str:
+    """Say what a mark stands for, if there is one."""
+    return "; framed: wins by the padding" if found.border[rows].any() else ""
 
 
 def _range(found: store.Projections, row: int, scale: float) -> str:
@@ -132,6 +142,8 @@ def _write_numbers(
         "rank": [rank for _, rank, _ in real],
         "value": [found.value[row, rank] for row, rank, _ in real],
         "image": [int(found.image[row, rank]) for row, rank, _ in real],
+        "continued": [found.continued[row, rank] for row, rank, _ in real],
+        "border": [int(found.border[row, rank]) for row, rank, _ in real],
         "scale": [scale for _, _, scale in real],
         "minimum": [signal.min() for signal in signals],
         "maximum": [signal.max() for signal in signals],

@@ -30,7 +30,7 @@ from convatlas.layers import Layer, read_layers
 from convatlas.report import TEMPLATES
 from convatlas.store import Recipe
 
-_OF_EXHIBITS = ("maps", "occlusion", "receptive_fields")
+_OF_EXHIBITS = ("maps", "occlusion", "saliency", "receptive_fields")
 _OF_STUDIES = ("training", "occlusion_score")
 _LONGEST = 150  # letters of a file's name without its suffix
 _BESIDE = ("csv", "svg", "pdf")  # what may lie beside a figure's PNG
