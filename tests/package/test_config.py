@@ -126,6 +126,7 @@ def test_study_overrides_config_overrides_schema(base: Path) -> None:
         "stride": 8,
         "fill": [0, 128, 255],
         "layer": "auto",
+        "unit": "auto",
         "exhibits_per_job": 1,
         "score": {"scenes": 200, "shards": 2},
     }

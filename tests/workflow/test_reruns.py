@@ -396,7 +396,9 @@ CONFIG_ROWS = [
         put("analyses/projections/units", 3),
         *("project_patches", "plot_patches", "plot_directions", *END),
     ),
-    row("analyses.directions.number", put("analyses/directions/number", 5), "rank_directions", *END),
+    row(
+        "analyses.directions.number", put("analyses/directions/number", 5), "rank_directions", *END
+    ),
     row(
         "no directions",
         put("analyses/directions/number", 0),
@@ -455,6 +457,7 @@ CONFIG_ROWS = [
         "sweep_occlusion",
         of=PICTURES,
     ),
+    row("analyses.occlusion.unit", put(OCCLUSION + "unit", 2), "sweep_occlusion"),
     row(
         "of one study alone",
         put(OWN + OCCLUSION + "fill", [0, 128, 255]),

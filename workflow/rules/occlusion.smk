@@ -43,6 +43,7 @@ for name, exhibits in all_sweeps().items():
                 stride=analysis("occlusion", "stride"),
                 fill=analysis("occlusion", "fill"),
                 layer=lambda wildcards: occluded_layer(wildcards.study),
+                unit=analysis("occlusion", "unit"),
             ),
         script:
             "../scripts/sweep_occlusion.py"

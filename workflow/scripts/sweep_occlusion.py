@@ -15,4 +15,5 @@ with Job.of(snakemake) as job:
         stride=snakemake.params.stride,
         fill=snakemake.params.fill,
         layer=snakemake.params.layer,
+        unit=snakemake.params.unit,
     )

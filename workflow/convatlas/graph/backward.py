@@ -197,6 +197,10 @@ class Backward(Execution):
         if operation.kind == "localnorm" and self._rule == "deconvnet":
             signal = self.env[n.all_input_nodes[0]]
             return signal / _denominator(operation, signal.detach())
+        if operation.kind == "other":  # it may look at how its input lies in memory
+            for source in n.all_input_nodes:
+                if isinstance(self.env[source], Tensor):
+                    self.env[source] = self.env[source].contiguous()
         if operation.in_place:  # on a copy: autograd may need what it would overwrite
             source = n.all_input_nodes[0]
             kept = self.env[source]

@@ -22,9 +22,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.func import functional_call
 from torch.fx._symbolic_trace import _maybe_revert_all_patches
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from convatlas.errors import LayerError, ModelError, did_you_mean
 from convatlas.graph.operations import Operation, identify
@@ -81,7 +82,10 @@ class Graph:
         for node, known in self.names.items():
             if known == name:
                 return node
-        raise LayerError(f"there is no layer {name!r}.{did_you_mean(name, self.names.values())}")
+        raise LayerError(
+            f"there is no layer {name!r}.{did_you_mean(name, self.names.values())} "
+            "`convatlas.graph.receptive_fields` lists them all."
+        )
 
 
 class _Proxy(fx.Proxy):
@@ -239,19 +243,22 @@ def trace(model: nn.Module, size: tuple[int, int, int]) -> Graph:
         except Exception as error:
             if tracer.failed is None or tracer.failed in opaque:
                 raise ModelError(
-                    f"the network can't be traced: {_first_line(error)} "
-                    "Put the part whose path depends on the values it sees into a module "
-                    "of its own; it is then kept closed."
+                    f"the network can't be traced ({_why(error)}). Put the part whose path depends "
+                    "on the values it sees into a module of its own; it is then kept closed."
                 ) from error
             log.warning(
                 "module %s can't be traced (%s); it is kept closed",
                 tracer.failed,
-                _first_line(error),
+                _why(error),
             )
             opaque.add(tracer.failed)
+    _settle_types(graph, model)
+    _allow_any_layout(graph)
     module = fx.GraphModule(model, graph)
     module.eval()
     operations = {node: identify(node, module) for node in graph.nodes}
+    for argument in [node for node in graph.nodes if node.op == "placeholder"][1:]:
+        operations[argument] = Operation("other_value")  # has its default
     _follow_in_place(graph, operations)
     # What changes in place may be seen through another name, though nothing uses its result.
     graph.eliminate_dead_code(lambda node: node.is_impure() or operations[node].in_place)
@@ -273,16 +280,76 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def _settle_types(graph: fx.Graph, model: nn.Module) -> None:
+    """Move what isn't the image's to the network's own type and device, not to the image's.
+
+    As in ``self.mean.to(x)``: it would seem to depend on the image.
+    """
+    like = _like(model)
+    image = next(iter(graph.nodes))
+    follows = {image}
+    for node in graph.nodes:
+        if node.op == "call_method" and node.target in ("to", "type_as"):
+            moved, *others = node.args
+            others += node.kwargs.values()
+            if moved not in follows and any(other in follows for other in others):
+                node.args, node.kwargs = (moved, like.device, like.dtype), {}
+                node.target = "to"
+        if follows & set(node.all_input_nodes):
+            follows.add(node)
+
+
+def _allow_any_layout(graph: fx.Graph) -> None:
+    """Let ``view`` reshape: it refuses what lies in memory with its channels last."""
+    for node in graph.nodes:
+        retyped = any(isinstance(argument, torch.dtype) for argument in node.args)
+        if node.op == "call_method" and node.target == "view" and not retyped:
+            node.target = "reshape"
+
+
 def _optional_arguments(model: nn.Module) -> dict[str, Any] | None:
-    """Return the arguments besides the image that are None unless given: they stay None."""
-    parameters = list(inspect.signature(model.forward).parameters.values())[1:]
+    """Return the arguments besides the image that are None unless given: they stay None.
+
+    Raises
+    ------
+    ModelError
+        if the network takes another one that must be given, or any number of them.
+    """
+    try:
+        first, *parameters = inspect.signature(model.forward).parameters.values()
+    except ValueError:  # compiled, as by torch.jit
+        return None
+    several = first.kind is inspect.Parameter.VAR_POSITIONAL
+    needed = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    if several or needed:
+        what = f"any number of arguments (*{first.name})" if several else f"also {needed[0]!r}"
+        raise ModelError(
+            f"the network takes {what}, but is given one batch of images. Wrap it in a module "
+            "whose forward takes that alone."
+        )
     return {p.name: None for p in parameters if p.default is None} or None
 
 
 def _blank(model: nn.Module, size: tuple[int, int, int]) -> Tensor:
     """Return a batch of black images of the type, and where, a network computes."""
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    like = _like(model)
     return torch.zeros(_BATCH, *size, dtype=like.dtype, device=like.device)
+
+
+def _like(model: nn.Module) -> Tensor:
+    """Return a tensor of the type, and where, a network computes."""
+    return next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+
+
+def _why(error: BaseException) -> str:
+    """Return in a few words why something can't be traced."""
+    if isinstance(error, DataDependentOutputException | GuardOnDataDependentSymNode):
+        return "its path depends on the values it sees"
+    return _first_line(error).rstrip(".")
 
 
 def _first_line(error: BaseException) -> str:
@@ -371,7 +438,7 @@ def _try_shapes(module: fx.GraphModule, size: tuple[int, int, int]) -> dict[fx.N
     except Exception as error:  # whatever a network raises that is given another size than its own
         raise ModelError(
             f"the network fails on an image of {size[1]} x {size[2]} pixels and {size[0]} "
-            f"channels: {_first_line(error)} Give the data set the size that the network takes "
-            "(its `size`, or `resize` and `crop`)."
+            f"channels: {_first_line(error).rstrip('.')}. Give it images of the size that it "
+            "takes; in a config, by the data set's `size`, or `resize` and `crop`."
         ) from error
     return run.values

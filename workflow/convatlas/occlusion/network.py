@@ -195,6 +195,8 @@ class Network:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)  # type: ignore[assignment]
         if self.graph.operations[node].in_place and not may_overwrite:
             args = (args[0].clone(), *args[1:])
+        if self.kind(node) == "other":  # it may look at how its input lies in memory
+            args = fx.node.map_aggregate(args, _contiguous)
         return self._run(node, args, kwargs)
 
     def precision(self) -> AbstractContextManager[Any]:
@@ -222,7 +224,10 @@ class Network:
         """Run what doesn't depend on the image, nor on its sizes."""
         found: dict[fx.Node, Any] = {}
         for node in self._order:
-            if node in self.fields or node.op in ("placeholder", "output"):
+            if node in self.fields or node.op == "output":
+                continue
+            if node.op == "placeholder":
+                found[node] = node.args[0] if node.args else None  # its default
                 continue
             if all(n in found for n in node.all_input_nodes):
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
@@ -286,6 +291,10 @@ class Network:
         return len(nodes) - 1
 
 
+def _contiguous(value: Any) -> Any:
+    return value.contiguous() if isinstance(value, Tensor) else value
+
+
 # Operations whose result may be the memory of their input.
 _VIEWS = frozenset(["identity", "dropout", "reshape", "permute", "transpose", "chunk", "item"])
 
@@ -332,11 +341,50 @@ def mixes_images(graph: Graph) -> str | None:
         name = graph.names.get(node, node.name)
         if node in seen and graph.values[node] == torch.Size([]):
             return f"{name} looks at all images of a batch"
-        if node.op == "call_module":
-            module = graph.module.get_submodule(str(node.target))
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-                return f"{name} has no statistics but those of the batch"
+        if _normalises_by_batch(graph, node):
+            return f"{name} has no statistics but those of the batch"
+        if node in seen and 0 in _dimensions(graph, node):
+            return f"{name} goes along the batch"
     return None
+
+
+def _normalises_by_batch(graph: Graph, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        module = graph.module.get_submodule(str(node.target))
+        is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        return is_norm and module.running_mean is None
+    operation = graph.operations[node]
+    if operation.kind != "batchnorm" or node.op != "call_function":
+        return False
+    o = operation.options
+    return o.get("running_mean") is None or o.get("training") is True
+
+
+# Functions along one or more dimensions, which follow the tensor.
+_ALONG = frozenset(
+    [
+        *("mean", "sum", "amax", "amin", "max", "min", "std", "var", "norm", "prod", "argmax"),
+        *("flip", "roll", "sort", "cumsum", "logsumexp", "median", "softmax", "log_softmax"),
+        *("index_select", "topk", "any", "all"),
+    ]
+)
+
+
+def _dimensions(graph: Graph, node: fx.Node) -> set[int]:
+    """Return the dimensions that a node goes along, as far as they are written out."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if node.op not in ("call_function", "call_method") or name not in _ALONG:
+        return set()
+    given = node.kwargs.get("dim", node.kwargs.get("dims"))
+    if given is None:
+        given = node.args[2 if name in ("roll", "norm", "topk") else 1 :]
+        given = given[:1] if given and isinstance(given[0], tuple | list) else given
+        if name != "flip":
+            given = given[:1]
+    shape = graph.values.get(next(iter(node.all_input_nodes), node))
+    rank = len(shape) if isinstance(shape, torch.Size) else 0
+    flat = torch.utils._pytree.tree_leaves(given)
+    return {d + rank if d < 0 else d for d in flat if isinstance(d, int)}
 
 
 def _aliases(graph: Graph, node: Any) -> set[fx.Node]:

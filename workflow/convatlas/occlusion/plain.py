@@ -52,6 +52,9 @@ class Plain:
         own = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
         self._own, self._dtype, self._device = own.dtype, dtype or own.dtype, own.device
         self._most = most or BATCH
+        # A graph takes any layout; of a module it isn't known.
+        by_graph = isinstance(model, Graph)
+        self._layout = torch.channels_last if by_graph else torch.contiguous_format
         self._run: Callable[[Tensor], tuple[Tensor, Tensor | None]]
         if isinstance(model, Graph):
             assert not isinstance(probe, str)
@@ -66,8 +69,8 @@ class Plain:
     @torch.inference_mode()
     def look(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Run the network on an image as it is, as `Incremental.look` does."""
-        self._image = image
-        scores, maps = self._scores(image[None])
+        self._image = image.clone()  # a network may change what it is given
+        scores, maps = self._scores(image[None].clone())
         return scores[0], None if maps is None else maps[0]
 
     @torch.inference_mode()
@@ -83,7 +86,7 @@ class Plain:
             batch = self._image.repeat(len(part), 1, 1, 1)
             for occluded, (top, left, bottom, right) in zip(batch, part, strict=True):
                 occluded[:, top:bottom, left:right] = other[:, top:bottom, left:right]
-            found, maps = self._scores(batch.contiguous(memory_format=torch.channels_last))
+            found, maps = self._scores(batch.contiguous(memory_format=self._layout))
             scores.append(found)
             if maps is not None:
                 sums.append(maps[:, unit].sum((1, 2), dtype=torch.float64).float().cpu())
@@ -116,8 +119,18 @@ def _run_module(model: nn.Module, probe: str | None, batch: Tensor) -> Any:
         return model(batch), None
     caught: list[Tensor] = []
     module = model.get_submodule(probe)
-    handle = module.register_forward_hook(lambda m, i, o: caught.append(o.clone()))
+    handle = module.register_forward_hook(lambda m, i, o: caught.append(_kept(o)))
     try:
-        return model(batch), caught[-1]
+        scores = model(batch)
     finally:
         handle.remove()
+    if not caught or not isinstance(caught[-1], Tensor):
+        raise LayerError(
+            f"module {probe!r} gives no feature maps to be summed; choose one that does."
+        )
+    return scores, caught[-1]
+
+
+def _kept(value: Any) -> Any:
+    """Return a value that no operation in place can change any more."""
+    return value.clone() if isinstance(value, Tensor) else value

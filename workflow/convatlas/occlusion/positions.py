@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,11 @@ class Positions:
 
     def __len__(self) -> int:
         return len(self.row) * len(self.column)
+
+    def only(self, number: int) -> Positions:
+        """Return one of the positions, counted row by row."""
+        i, j = divmod(number, len(self.column))
+        return replace(self, row=self.row[[i]], column=self.column[[j]])
 
     def edges(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> tuple[Ends, Ends]:
         """Return top and bottom of some rows of windows, left and right of some columns.
