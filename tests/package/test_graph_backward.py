@@ -143,7 +143,7 @@ def test_what_the_deconvnet_isnt_defined_for_is_refused_by_name(kind: str) -> No
         Backward(graph, graph.output, "guided")
         return
     with pytest.raises(
-        MethodError, match=rf"guided .* isn't defined for {kind} \(2\); defined is gradient"
+        MethodError, match=rf"guided .* isn't defined for {kind} \(2\); only gradient is"
     ):
         Backward(graph, graph.output, "guided")
 

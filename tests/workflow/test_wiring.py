@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import h5py
 import pytest
 import yaml
 from running import REPOSITORY, Place
@@ -171,6 +173,22 @@ def test_the_first_filters_need_no_images_run_through(fresh: Place) -> None:
         "cut_filters",
         "plot_filters",
     }
+
+
+def test_exhibits_that_one_job_sweeps(finished: Place) -> None:
+    """Their files say of which exhibit they are, and of no rule that has no script."""
+    occlusion = {"exhibits_per_job": 2}
+    finished.change(lambda c: c["analyses"]["occlusion"].update(occlusion))
+    before = {n: (finished.results / f"pictures/occlusion/{n}.h5") for n in range(2)}
+    swept = {n: h5py.File(path)["probability"][()] for n, path in before.items()}
+    outcome = finished.run("--cores", "2", "results/pictures/provenance.json")
+    assert outcome.code == 0, outcome.text
+    assert "sweep_occlusion_0_to_1" in outcome.planned
+    for n, path in before.items():
+        with h5py.File(path) as file:
+            assert file.attrs["made_by"] == "sweep_occlusion"
+            assert json.loads(file.attrs["subject"]) == {"study": "pictures", "exhibit": str(n)}
+            assert (file["probability"][()] == swept[n]).all()
 
 
 def test_any_figure_can_be_asked_for_by_its_file(start: Place) -> None:

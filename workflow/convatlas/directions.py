@@ -121,11 +121,12 @@ def shuffled(image: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 def purity(image: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return for each row of images (R,k) the share of those that have its commonest label.
 
-    Images without a label don't count; nan for a row with fewer than two others.
+    Images without a label don't count, nor the same image twice, as it comes by shuffling;
+    nan for a row with fewer than two others.
     """
     result = np.full(len(image), np.nan)
     for row, some in enumerate(image):
-        found = labels[some[some >= 0]]
+        found = labels[np.unique(some[some >= 0])]
         found = found[found >= 0]
         if len(found) > 1:
             result[row] = np.unique(found, return_counts=True)[1].max() / len(found)
@@ -136,6 +137,8 @@ def similarity(
     image: NDArray[np.int64], rows: NDArray[np.int64], codes: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """Return for each row of images (R,k) the mean cosine similarity of their codes, in pairs.
+
+    The same image twice counts once.
 
     Parameters
     ----------
@@ -150,7 +153,7 @@ def similarity(
     unit = codes / np.maximum(lengths, np.finfo(np.float32).tiny)
     result = np.full(len(image), np.nan)
     for row, some in enumerate(image):
-        found = unit[np.searchsorted(rows, some[some >= 0])].astype(np.float64)
+        found = unit[np.searchsorted(rows, np.unique(some[some >= 0]))].astype(np.float64)
         count = len(found)
         if count > 1:
             # The sum over all pairs is the square of the sum, less each with itself.

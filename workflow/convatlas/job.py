@@ -53,7 +53,7 @@ class Job:
     inputs : name -> path (or paths) of the artifacts that the result is made from.
     outputs : paths of the files and folders that the job makes.
     subject : what the job is about, e.g. the study and the layer.
-    rule : name of the rule that the job is of.
+    rule : name of the rule that the job is of; of several for one script, the script's.
     """
 
     def __init__(
@@ -79,13 +79,14 @@ class Job:
         """Make a job from an object as Snakemake gives it to a script."""
         parameters = dict(rule.params.items())
         parameters.pop("tracked", None)  # the others once more
+        name = parameters.pop("script", rule.rule)
         return cls(
             log=rule.log[0],
             parameters=parameters,
             inputs=dict(rule.input.items()),
             outputs=list(rule.output),
             subject=dict(rule.wildcards.items()),
-            rule=rule.rule,
+            rule=name,
         )
 
     @property

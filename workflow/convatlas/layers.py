@@ -32,7 +32,9 @@ class Layer:
     units : feature maps, or neurons of a vector.
     shape : (U,H,W), or (U,) for a vector.
     size, stride, start : of the receptive field, each [y, x] in input pixels; cell i
-        sees ``start + i * stride`` and the ``size - 1`` pixels after it.
+        sees ``start + i * stride`` and the ``size - 1`` pixels after it. Where there are
+        `intervals`, the size is the largest cell's and the stride a rounded mean of at
+        least one. A stride of zero: every cell sees all.
     exact : whether the field is exact or an upper bound; at the border only the part
         of a cell's field that lies on the image is seen, or a little less of it.
     intervals : where the field isn't regular, for y and x the first and last pixel
@@ -283,4 +285,7 @@ def _extent(pair: tuple[int, int]) -> str:
 def _no_such(name: str, layers: Sequence[Layer]) -> str:
     names = [layer.name for layer in layers]
     hint = did_you_mean(name, names) or f" The layers are {', '.join(names[:5])}, ..., {names[-1]}."
-    return f"there is no layer {name!r}.{hint} `snakemake --cores 1 describe` lists them all."
+    return (
+        f"there is no layer {name!r}.{hint} `snakemake --cores 1 describe`, or in Python "
+        "`receptive_fields`, lists them all."
+    )

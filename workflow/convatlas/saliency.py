@@ -27,6 +27,7 @@ from convatlas.store import Exhibit, Recipe, Saliency, read, write
 Path = str | os.PathLike[str]
 
 RULES = ("gradient", "guided", "deconvnet")
+_SOFTMAX = ("softmax", "log_softmax")
 
 
 def record_saliency(
@@ -40,12 +41,10 @@ def record_saliency(
     shown = read(Exhibit, exhibit)
     graph = trace(model.module, (3, *shown.image.shape[:2]))
     image = model.prepare(shown.image[None])
-    node = scores_of(graph)
+    node, softmax = scores_of(graph)
     scores, outputs = _values(graph, node, image)
     predicted = int(outputs.argmax())
-    probability = outputs if graph.output is not node else outputs.softmax(0)
-    if graph.operations[graph.output].kind == "log_softmax":
-        probability = outputs.exp()
+    probability = {"": scores.softmax(0), "softmax": outputs, "log_softmax": outputs.exp()}[softmax]
     signals: dict[str, NDArray[np.float32]] = {}
     reasons = dict.fromkeys(RULES, "")
     for rule in RULES:
@@ -74,12 +73,17 @@ def record_saliency(
     )
 
 
-def scores_of(graph: Graph) -> fx.Node:
-    """Return the node with the class scores: the output, or what its softmax is made of."""
+def scores_of(graph: Graph) -> tuple[fx.Node, str]:
+    """Return the node with the class scores, and the kind of the softmax behind it, if any.
+
+    It is the output, or what its softmax is made of.
+    """
     node = graph.output
-    while graph.operations[node].kind in ("softmax", "log_softmax", "identity", "dropout"):
+    while graph.operations[node].kind in (*_SOFTMAX, "identity", "dropout", "reshape"):
+        if graph.operations[node].kind in _SOFTMAX:
+            return node.all_input_nodes[0], graph.operations[node].kind
         node = node.all_input_nodes[0]
-    return node
+    return graph.output, ""
 
 
 @torch.inference_mode()
@@ -87,6 +91,7 @@ def _values(graph: Graph, node: fx.Node, image: Tensor) -> tuple[Tensor, Tensor]
     """Return the scores and the outputs for one image, (K,) each."""
     wanted = {node, graph.output}
     found: dict[fx.Node, Any] = {
-        one: value[0].float().cpu().clone() for one, value in Execution(graph, wanted).values(image)
+        one: value[0].float().flatten().cpu().clone()
+        for one, value in Execution(graph, wanted).values(image)
     }
     return found[node], found[graph.output]

@@ -79,13 +79,13 @@ snakemake.jobs.get_script_mtime = lambda path: 0.0
 
 
 def made_by(script, *modules, **parameters):
-    """Return these parameters of a script and two more, `code` and `tracked`.
+    """Return these parameters of a script and three more, `code`, `tracked` and `script`.
 
     `code` is a digest of the script, of all that it imports, and of the modules of which
     `modules` gives the names (or None) by the wildcards: those that are imported by name.
     `tracked` holds all parameters by name once more, because Snakemake compares them as a
     set of values: from an occluder of 32 pixels to one of 8 would be no change where the
-    stride is 8 and the batch size 32.
+    stride is 8 and the batch size 32. `script` is its name, which several rules may share.
     """
 
     def code(wildcards):
@@ -99,7 +99,7 @@ def made_by(script, *modules, **parameters):
         }
         return json.dumps(values, sort_keys=True)
 
-    return parameters | {"code": code, "tracked": tracked}
+    return parameters | {"code": code, "tracked": tracked, "script": script}
 
 
 RESULTS = Path("results")

@@ -108,6 +108,10 @@ def plot_projections(
     _write_numbers(Path(output).with_suffix(".csv"), found, rows, scales)
 
 
+def _known(value: float) -> float | str:
+    return "" if math.isnan(value) else value
+
+
 def _of_borders(found: store.Projections, rows: Sequence[int]) -> str:
     """Say what a mark stands for, if there is one."""
     return "; framed: wins by the padding" if found.border[rows].any() else ""
@@ -142,7 +146,7 @@ def _write_numbers(
         "rank": [rank for _, rank, _ in real],
         "value": [found.value[row, rank] for row, rank, _ in real],
         "image": [int(found.image[row, rank]) for row, rank, _ in real],
-        "continued": [found.continued[row, rank] for row, rank, _ in real],
+        "continued": [_known(found.continued[row, rank]) for row, rank, _ in real],
         "border": [int(found.border[row, rank]) for row, rank, _ in real],
         "scale": [scale for _, _, scale in real],
         "minimum": [signal.min() for signal in signals],

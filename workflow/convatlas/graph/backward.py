@@ -10,14 +10,15 @@ max-pooling         through the switches, adding where windows overlap.
 ReLU, ReLU6         ``gradient``: where the input was positive (and below 6);
                     ``deconvnet``: the positive part of the signal;
                     ``guided``: both at once.
-leaky ReLU          as ReLU; the deconvnet's negative part is scaled by the slope,
-                    as the unit itself would scale it.
+leaky ReLU          ``gradient``: its own; ``deconvnet``: the signal, its negative part scaled
+                    by the slope, as the unit itself would scale it; ``guided``: the
+                    positive part of the signal, times the slope where the input was negative.
 local response      ``deconvnet``: divides by the forward pass's denominators, held
 normalisation       constant (Zeiler & Fergus leave this open); else the gradient.
 ==================  ==========================================================
 
 For anything else the deconvnet isn't defined, nor is guided backpropagation for other
-activation functions; `why_not` says so. The plain gradient always is.
+functions that bend a signal; `why_not` says so. The plain gradient always is.
 
 Sources: Zeiler & Fergus (2014), section 2.1; Simonyan et al. (2014), section 4;
 Springenberg et al. (2015), section 3.
@@ -33,8 +34,9 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from convatlas.errors import MethodError
+from convatlas.graph.aliases import seen_through_views
 from convatlas.graph.execution import Execution, ancestors
-from convatlas.graph.operations import ACTIVATIONS, Operation
+from convatlas.graph.operations import POINTWISE, Operation
 from convatlas.graph.tracing import Graph
 
 RULES = ("deconvnet", "guided", "gradient")
@@ -68,6 +70,7 @@ _LINEAR = frozenset(
 )
 _SWITCHED = frozenset(["maxpool", "adaptive_maxpool", "amax"])
 _RECTIFIERS = frozenset(["relu", "relu6", "leaky_relu"])
+_BENDING = (POINTWISE | {"maximum", "other"}) - _LINEAR - _RECTIFIERS - {"localnorm", "detach"}
 _SCALED = frozenset(["mul", "div"])  # linear as long as only one factor is a signal
 
 
@@ -91,14 +94,16 @@ def why_not_deconvnet(graph: Graph, node: fx.Node) -> str | None:
 def why_not_guided(graph: Graph, node: fx.Node) -> str | None:
     """Return why guided backpropagation isn't defined from a node down, or None if it is.
 
-    Through an activation function that isn't a rectifier it would be the plain gradient.
+    Through what bends a signal and isn't a rectifier, or isn't known, it would be the plain
+    gradient.
     """
-    found = ancestors([node])
+    found, signals = ancestors([node]), _signals(graph)
     for one in graph.nodes:
         kind = graph.operations[one].kind
-        if one in found and kind in ACTIVATIONS and kind not in _RECTIFIERS:
+        if one in found and one in signals and kind in _BENDING:
+            what = graph.operations[one].options.get("name", kind)
             name = graph.names.get(one, one.name)
-            return f"guided backpropagation isn't defined for {kind} ({name})"
+            return f"guided backpropagation isn't defined for {what} ({name})"
     return None
 
 
@@ -186,7 +191,13 @@ class Backward(Execution):
         if reason:
             others = [other for other in RULES if why_not(graph, node, other) is None]
             verb = "are" if len(others) > 1 else "is"
-            raise MethodError(f"{reason}; defined {verb} {' and '.join(others)}.")
+            raise MethodError(f"{reason}; only {' and '.join(others)} {verb}.")
+        changed = seen_through_views(graph)
+        if changed:
+            raise MethodError(
+                f"{changed}: what goes back can't be told from what doesn't. Have it work on a "
+                "copy."
+            )
         self._graph = graph
         self._rule = rule
 

@@ -66,7 +66,7 @@ def layer_nodes(graph: Graph) -> dict[str, fx.Node]:
 
 def _flattens_scores(graph: Graph, node: fx.Node) -> bool:
     """Whether a node lays the cells of maps side by side as the network's class scores."""
-    if node is not graph.output or graph.operations[node].kind != "reshape":
+    if graph.operations[node].kind != "reshape" or not graph.is_output(node):
         return False
     before = graph.values[node.all_input_nodes[0]]
     return len(before) == 4 and before[2] * before[3] > 1
@@ -80,7 +80,7 @@ def _is_layer(value: Any, field: Field) -> bool:
 
 @lru_cache(_KEPT)
 def layers_of(graph: Graph) -> list[Layer]:
-    """Return the layers of a traced network, in execution order.
+    """Return the layers of a traced classifier, in execution order, with their roles.
 
     Raises
     ------
@@ -88,9 +88,8 @@ def layers_of(graph: Graph) -> list[Layer]:
         if the network's output isn't one score per class.
     """
     nodes = layer_nodes(graph)
-    seen = fields(graph)
     names = {node: name for name, node in nodes.items()}
-    layers = [_layer(graph, name, node, seen[node], names) for name, node in nodes.items()]
+    layers = all_layers(graph)
     result = _nearest(graph.output, names)
     scores = graph.values[graph.output]
     if not isinstance(scores, torch.Size) or len(scores) != 2 or len(result) != 1:
@@ -111,6 +110,15 @@ def layers_of(graph: Graph) -> list[Layer]:
         )
         for layer in layers
     ]
+
+
+@lru_cache(_KEPT)
+def all_layers(graph: Graph) -> list[Layer]:
+    """Return the layers of any traced network, in execution order, without their roles."""
+    seen = fields(graph)
+    nodes = layer_nodes(graph)
+    names = {node: name for name, node in nodes.items()}
+    return [_layer(graph, name, node, seen[node], names) for name, node in nodes.items()]
 
 
 def _layer(
@@ -153,6 +161,8 @@ def _is_regular(axis: Axis) -> bool:
 
 
 def _stride(axis: Axis) -> int:
+    if not _is_regular(axis):
+        return max(round(axis.step), 1) if axis.step else 0
     return int(axis.first[1] - axis.first[0]) if len(axis) > 1 else round(axis.step)
 
 
@@ -227,7 +237,7 @@ def receptive_fields(model: nn.Module, size: tuple[int, int, int]) -> dict[str, 
 
     Parameters
     ----------
-    model : any network that fx can trace and that takes (N,C,H,W).
+    model : any network that fx can trace and that takes (N,C,H,W); a classifier, or not.
     size : (C,H,W) of the images.
 
     Returns
@@ -235,6 +245,22 @@ def receptive_fields(model: nn.Module, size: tuple[int, int, int]) -> dict[str, 
     dict
         of `Layer`, whose `size`, `stride` and `start` are [y, x] in input pixels, and
         whose `exact` tells whether the field is exact or an upper bound.
+
+    Raises
+    ------
+    ModelError
+        if the network can't be traced, or fails on an image of that size.
+
+    Examples
+    --------
+    >>> from torchvision.models import resnet18
+    >>> field = receptive_fields(resnet18(), (3, 224, 224))["layer4.1.add"]
+    >>> field.size, field.stride, field.start, field.exact
+    ((435, 435), (32, 32), (-217, -217), True)
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"a network is a torch.nn.Module; this is a {type(model).__name__}.")
+    if len(size) != 3:
+        raise ModelError(f"the size is {tuple(size)}; it must be channels, height and width.")
     with evaluating(model):
-        return {layer.name: layer for layer in layers_of(trace(model, size))}
+        return {layer.name: layer for layer in all_layers(trace(model, size))}

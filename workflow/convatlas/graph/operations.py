@@ -40,6 +40,7 @@ POINTWISE = frozenset(
     [
         *ACTIVATIONS,
         "threshold",
+        "detach",
         "identity",
         "dropout",
         "batchnorm",
@@ -58,6 +59,7 @@ TRANSPARENT = frozenset(
     [
         "input",
         "identity",
+        "detach",
         "dropout",
         "reshape",
         "permute",
@@ -199,7 +201,7 @@ _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "stochastic_depth": ("dropout", ()),
     "contiguous": ("identity", ()),
     "clone": ("identity", ()),
-    "detach": ("identity", ()),
+    "detach": ("detach", ()),
     "float": ("identity", ()),
     "to": ("identity", ()),
     "type_as": ("identity", ()),
@@ -241,6 +243,8 @@ _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "hardtanh": ("hardtanh", ("min_val", "max_val")),
     "leaky_relu": ("leaky_relu", ("negative_slope",)),
 }
+
+_ALIASES = {"axis": "dim"}  # as NumPy calls it
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "conv": {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"},
@@ -314,11 +318,15 @@ def _of_call(node: fx.Node) -> Operation:
     plain = name.rstrip("_") if not name.startswith("__") else name
     in_place = name != plain or plain in ("iadd", "isub", "imul", "itruediv")
     in_place = in_place or bool(node.kwargs.get("inplace", False))
-    if plain not in _CALLS:
+    if plain in ("max", "min") and len(node.args) == 2 and isinstance(node.args[1], fx.Node):
+        plain = "maximum"
+    kind, arguments = _CALLS.get(plain, ("other", ()))
+    if kind == "other":
         return Operation("other", {"name": plain}, in_place=in_place)
-    kind, arguments = _CALLS[plain]
     options = _DEFAULTS.get(kind, {}) | dict(zip(arguments, node.args[1:], strict=False))
-    options |= {k: v for k, v in node.kwargs.items() if k != "inplace"}
+    options |= {_ALIASES.get(k, k): v for k, v in node.kwargs.items() if k != "inplace"}
+    if kind == "batchnorm" and (options.get("running_mean") is None or options.get("training")):
+        kind = "groupnorm"  # of the batch's own statistics
     return Operation(kind, options, in_place=in_place)
 
 

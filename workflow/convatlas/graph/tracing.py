@@ -71,6 +71,10 @@ class Graph:
             )
         return result
 
+    def is_output(self, node: fx.Node) -> bool:
+        """Whether the network returns a node's value, perhaps among others."""
+        return any(user.op == "output" for user in node.users)
+
     def node(self, name: str) -> fx.Node:
         """Return the node with that name.
 
@@ -371,7 +375,26 @@ def _follow_in_place(graph: fx.Graph, operations: dict[fx.Node, Operation]) -> N
             def later(user: fx.Node, than: fx.Node = node) -> bool:
                 return order[user] > order[than]
 
-            changed.replace_all_uses_with(node, delete_user_cb=later)
+            for same in _same_memory(changed, operations):
+                same.replace_all_uses_with(node, delete_user_cb=later)
+
+
+def _same_memory(node: fx.Node, operations: dict[fx.Node, Operation]) -> set[fx.Node]:
+    """Return a node and those that are the very same tensor: past a dropout, an identity."""
+    found: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        if one not in found:
+            found.add(one)
+            stack += [user for user in one.users if _passes(user, operations)]
+            stack += one.all_input_nodes[:1] if _passes(one, operations) else []
+    return found
+
+
+def _passes(node: fx.Node, operations: dict[fx.Node, Operation]) -> bool:
+    """Whether a node gives in evaluation the tensor that it is given."""
+    return node.op == "call_module" and operations[node].kind in ("identity", "dropout")
 
 
 class _Shapes(fx.Interpreter):

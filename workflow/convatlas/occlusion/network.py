@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from convatlas.graph.aliases import seen_through_views
 from convatlas.graph.execution import ancestors
 from convatlas.graph.geometry import fields
 from convatlas.graph.locality import cells_of, is_plain, shape_of, sources_of
@@ -295,34 +296,14 @@ def _contiguous(value: Any) -> Any:
     return value.contiguous() if isinstance(value, Tensor) else value
 
 
-# Operations whose result may be the memory of their input.
-_VIEWS = frozenset(["identity", "dropout", "reshape", "permute", "transpose", "chunk", "item"])
-
-
 def why_not_incremental(graph: Graph) -> str | None:
     """Return why a graph can't be run on tiles, or None if it can.
 
     What changes a value in place that something sees through a view of the same memory
     can't: tiles are copies. Of a module kept closed it isn't known whether it does.
     """
-    order = {node: i for i, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        operation = graph.operations[node]
-        closed = operation.kind == "other" and node.op == "call_module"
-        if not operation.in_place and not closed:
-            continue
-        behind = {node}  # what goes on from the changed value itself
-        for later in graph.nodes[order[node] :]:
-            if behind & set(later.all_input_nodes):
-                behind.add(later)
-        changed = node.all_input_nodes if closed else node.args[:1]
-        for alias in {alias for source in changed for alias in _aliases(graph, source)}:
-            for user in alias.users:
-                if order[user] > order[node] and (closed or user not in behind):
-                    name, other = (graph.names.get(n, n.name) for n in (node, user))
-                    might = "may change" if closed else "changes"
-                    return f"{name} {might} in place what {other} sees"
-    return mixes_images(graph) or squeezes_batch(graph)
+    changed = seen_through_views(graph, closed=True)
+    return changed or mixes_images(graph) or squeezes_batch(graph)
 
 
 def squeezes_batch(graph: Graph) -> str | None:
@@ -353,11 +334,9 @@ def _normalises_by_batch(graph: Graph, node: fx.Node) -> bool:
         module = graph.module.get_submodule(str(node.target))
         is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
         return is_norm and module.running_mean is None
-    operation = graph.operations[node]
-    if operation.kind != "batchnorm" or node.op != "call_function":
-        return False
-    o = operation.options
-    return o.get("running_mean") is None or o.get("training") is True
+    return getattr(node.target, "__name__", "") == "batch_norm" and (
+        graph.operations[node].kind == "groupnorm"
+    )
 
 
 # Functions along one or more dimensions, which follow the tensor.
@@ -385,19 +364,3 @@ def _dimensions(graph: Graph, node: fx.Node) -> set[int]:
     rank = len(shape) if isinstance(shape, torch.Size) else 0
     flat = torch.utils._pytree.tree_leaves(given)
     return {d + rank if d < 0 else d for d in flat if isinstance(d, int)}
-
-
-def _aliases(graph: Graph, node: Any) -> set[fx.Node]:
-    """Return the nodes whose values may share a node's memory; pieces of a cut don't."""
-    found: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        one = stack.pop()
-        if one in found or not isinstance(one, fx.Node):
-            continue
-        found.add(one)
-        if graph.operations[one].kind in _VIEWS:
-            stack.extend(n for n in one.all_input_nodes if n.op != "get_attr")
-        if graph.operations[one].kind != "chunk":
-            stack.extend(u for u in one.users if graph.operations[u].kind in _VIEWS)
-    return found

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,7 +30,7 @@ from convatlas.occlusion.plain import Plain
 from convatlas.occlusion.positions import Positions
 from convatlas.store import Exhibit, Images, Occlusion, Recipe, read, write
 
-Path = str | os.PathLike[str]
+AnyPath = str | os.PathLike[str]
 
 GREY = 128  # the grey of Zeiler & Fergus's occluder, in 0..255
 ENGINES = ("incremental", "plain")
@@ -461,11 +462,11 @@ def _probe(graph: Graph, name: str, layers: dict[str, Any]) -> fx.Node:
 
 def sweep_occlusion(
     *,
-    exhibits: Sequence[Path],
-    images: Path,
-    card: Path,
-    weights: Path,
-    outputs: Sequence[Path],
+    exhibits: Sequence[AnyPath],
+    images: AnyPath,
+    card: AnyPath,
+    weights: AnyPath,
+    outputs: Sequence[AnyPath],
     recipe: Recipe,
     size: Extent,
     stride: Extent,
@@ -491,6 +492,7 @@ def sweep_occlusion(
         image = model.prepare(picked.image[None])[0]
         log.info("%s: occluder of %s at stride %s, map of %s", picked.name, size, stride, layer)
         result = sweeper.sweep(image, size, stride, occluder(fill, image, model, mean))
+        about = {**recipe.subject, "exhibit": Path(output).stem}
         write(
             output,
             Occlusion(
@@ -509,7 +511,7 @@ def sweep_occlusion(
                 location=result.location,
                 label=picked.label,
             ),
-            recipe,
+            replace(recipe, subject=about),
         )
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from convatlas.device import run_or_halve, spread
 from convatlas.graph.backward import Backward
-from convatlas.graph.describe import layers_of
+from convatlas.graph.describe import all_layers
 from convatlas.graph.execution import Execution, ancestors
 from convatlas.graph.geometry import fields, pair, strides
 from convatlas.graph.locality import cells_of, shape_of
@@ -85,7 +85,7 @@ class Projector:
         whole: bool = False,
     ) -> None:
         self._graph = graph
-        self.layer = find_layer(layers_of(graph), layer)
+        self.layer = find_layer(all_layers(graph), layer)
         self._node = graph.node(layer)
         self._rule = rule
         self._batch_size = batch_size
@@ -114,6 +114,7 @@ class Projector:
 
         `advance` is told how many are done, each time that some are.
         """
+        images = images.detach()
         boxes = self.layer.boxes(places)
         heights, widths = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
         shape = (*images.shape[:2], int(heights.max(initial=0)), int(widths.max(initial=0)))
@@ -132,7 +133,7 @@ class Projector:
             for rows, corners, signal in chain.from_iterable(
                 each(run_some, list(self._batches(places)))
             ):
-                found = signal.cpu().numpy()
+                found = signal.float().cpu().numpy()
                 for row, (top, left), part in zip(rows, corners, found, strict=True):
                     _put(result[row], part, int(top - boxes[row, 0]), int(left - boxes[row, 1]))
                 advance(len(rows))
@@ -159,7 +160,8 @@ class Projector:
             run = Tiles(self._graph, self._node, self._rule, cones, self._weights, continued=True)
             tile = self._cut(images, rows, self._corners(places[rows], cones), cones)
             ((_, value),) = run.values(tile)
-            result[rows] = value[torch.arange(len(rows)), torch.from_numpy(units[rows]), 0, 0].cpu()
+            answers = value[torch.arange(len(rows)), torch.from_numpy(units[rows]), 0, 0]
+            result[rows] = answers.float().cpu()
         return result
 
     # -- batches
@@ -219,7 +221,8 @@ class Projector:
             return self._batch_size
         cells = self._cells(cones)
         values = sum(shape_of(self._graph, node)[1] * cells[node] for node in self._nodes)
-        return int(min(max(_BYTES[self._device] // (4 * values), 1), _MOST[self._device]))
+        kind = self._device if self._device in _MOST else "cuda"
+        return int(min(max(_BYTES[kind] // (4 * values), 1), _MOST[kind]))
 
     # -- passes
 
@@ -295,12 +298,14 @@ def send_back(run: Backward, images: Tensor, units: NDArray[np.int64], cells: Te
         if value.ndim == 4:
             index += tuple(cells.T)
         seed[index] = 1
-        (signal,) = torch.autograd.grad(value, leaf, seed)
-    return signal
+        if not value.requires_grad:  # it is cut off from the image, as by ``detach``
+            return torch.zeros_like(leaf)
+        (signal,) = torch.autograd.grad(value, leaf, seed, allow_unused=True)
+    return torch.zeros_like(leaf) if signal is None else signal
 
 
 class Weights:
-    """The weights of a graph's convolutions, laid out once for all batches."""
+    """The weights of a graph's convolutions as they are now, laid out once for all batches."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -353,8 +358,8 @@ class Tiles(Backward):
     def run_node(self, n: fx.Node) -> Any:
         recorded = self._graph.values[n]
         if n not in self._fields:  # sizes are those of whole maps, and parameters as they are
-            is_tensor = isinstance(recorded, torch.Size | list)
-            return super().run_node(n) if is_tensor or n.op == "get_attr" else recorded
+            is_number = not isinstance(recorded, torch.Size | list) and n.op != "get_attr"
+            return recorded if is_number else super().run_node(n)
         kept = {source: self.env[source] for source in n.all_input_nodes}
         for source in kept:
             if (n, source) in self._cones[0].views and isinstance(kept[source], Tensor):
@@ -413,9 +418,10 @@ class Tiles(Backward):
         value, _, sides = self._padding(n)
         o = self._option(n)
         kernel = pair(o["kernel_size"])
-        if self._continued:
+        if self._continued and o.get("count_include_pad", True):  # else it owes zeros nothing
             value = functional.pad(value, sides, mode="replicate")
-            return functional.avg_pool2d(value, kernel, strides(o))
+            divisor = o.get("divisor_override")
+            return functional.avg_pool2d(value, kernel, strides(o), divisor_override=divisor)
         if any(sides):
             value = functional.pad(value, sides)
         sums = functional.avg_pool2d(value, kernel, strides(o), divisor_override=1)
