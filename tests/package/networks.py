@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -102,6 +104,18 @@ class ConvPool(nn.Sequential):
             nn.Flatten(),
             nn.Linear(48, CLASSES),
         )
+
+
+class Only(nn.Module):
+    """One function of the image, then class scores."""
+
+    def __init__(self, function: Callable[..., Tensor], *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.parts).mean((2, 3))
 
 
 def inplace() -> nn.Module:

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import seeded
+from networks import Only, seeded
 from torch import Tensor, nn
 from torch.nn import functional
 
 from convatlas.errors import MethodError
 from convatlas.graph.backward import Backward
 from convatlas.graph.tracing import trace
-
-
-class Only(nn.Module):
-    """One function of the image, then class scores."""
-
-    def __init__(self, function: object, *parts: nn.Module) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, *self.parts).mean((2, 3))
 
 
 def back(model: nn.Module, image: Tensor, seed: Tensor, rule: str = "deconvnet") -> Tensor:

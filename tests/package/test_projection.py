@@ -9,6 +9,7 @@ import pytest
 import torch
 from captum.attr import NeuronDeconvolution, NeuronGuidedBackprop
 from networks import Branching, ConvPool, Inplace, SecondConsumer, seeded
+from references import Rectifier
 from studies import Study
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,27 +25,11 @@ from convatlas.store import Patches, Projections, Recipe, read
 SIZE = (33, 38)
 
 
-class _Rectifier(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, rule: str, top: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.rule, ctx.top = rule, top
-        return x.clamp(0, top)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (x,) = ctx.saved_tensors
-        positive = grad.clamp(min=0)
-        if ctx.rule == "deconvnet":
-            return positive, None, None
-        return positive * ((x > 0) & (x < ctx.top)), None, None
-
-
 def branching_reference(model: nn.Module, x: Tensor, rule: str) -> Tensor:
     """The forward pass of `Branching` up to its last ReLU, written anew."""
 
     def relu(value: Tensor) -> Tensor:
-        return _Rectifier.apply(value, rule, float("inf"))
+        return Rectifier.apply(value, rule, float("inf"))
 
     x = functional.max_pool2d(relu(model.bn(model.stem(x))), 3, 2, ceil_mode=True)
     x = torch.cat([relu(model.left(x)), relu(model.right(x))], 1)
@@ -53,8 +38,8 @@ def branching_reference(model: nn.Module, x: Tensor, rule: str) -> Tensor:
 
 def consumer_reference(model: nn.Module, x: Tensor, rule: str) -> Tensor:
     x = model.conv1(x)
-    x = model.conv2(_Rectifier.apply(x, rule, float("inf"))) + x
-    return _Rectifier.apply(x, rule, 6.0)
+    x = model.conv2(Rectifier.apply(x, rule, float("inf"))) + x
+    return Rectifier.apply(x, rule, 6.0)
 
 
 def whole(model: nn.Module, images: Tensor, layer: str, unit: int, place: tuple, rule: str):

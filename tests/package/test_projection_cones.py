@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from networks import Branching, ConvPool, Inplace, SecondConsumer, seeded
+from networks import Branching, ConvPool, Inplace, Only, SecondConsumer, seeded
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvisions import NAMES, SIZES, built
@@ -20,18 +20,6 @@ from convatlas.graph.tracing import Graph, trace
 from convatlas.projection import project
 from convatlas.projection.cones import cone, why_no_cone
 from convatlas.projection.engine import Projector
-
-
-class Only(nn.Module):
-    """One function of the image and some parts, then class scores."""
-
-    def __init__(self, function: object, *parts: nn.Module) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, *self.parts).mean((2, 3))
 
 
 def shuffled(x: Tensor, first: nn.Module, second: nn.Module) -> Tensor:

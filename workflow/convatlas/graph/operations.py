@@ -35,6 +35,24 @@ ACTIVATIONS = [
     "logsigmoid",
 ]
 
+# Functions of each value, called by their own names.
+_FUNCTIONS = [
+    *(
+        "exp",
+        "expm1",
+        "log",
+        "log1p",
+        "sqrt",
+        "rsqrt",
+        "square",
+        "pow",
+        "reciprocal",
+        "abs",
+        "sign",
+    ),
+    *("sin", "cos", "erf", "softsign", "hardshrink", "softshrink", "tanhshrink"),
+]
+
 # Kinds that change each value by itself, as a function of nothing else.
 POINTWISE = frozenset(
     [
@@ -47,10 +65,7 @@ POINTWISE = frozenset(
         "localnorm",
         "clamp",
         "affine",
-        "exp",
-        "sqrt",
-        "abs",
-        "square",
+        *_FUNCTIONS,
     ]
 )
 
@@ -187,10 +202,7 @@ _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "clip": ("clamp", ("min", "max")),
     "clamp_min": ("clamp", ("min",)),
     "clamp_max": ("clamp", ("max",)),
-    "exp": ("exp", ()),
-    "sqrt": ("sqrt", ()),
-    "abs": ("abs", ()),
-    "square": ("square", ()),
+    **{name: (name, ()) for name in _FUNCTIONS},
     "neg": ("affine", ()),
     "softmax": ("softmax", ("dim",)),
     "log_softmax": ("log_softmax", ("dim",)),
