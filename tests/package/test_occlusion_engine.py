@@ -409,9 +409,7 @@ joined("cat of rows", lambda x, y: torch.cat([x, y], 2), "cat")
 joined("cat of columns", lambda x, y: torch.cat([x, y[..., 1:9]], -1), "item")
 joined("cat, rectified before", lambda x, y: torch.cat([F.relu(x), F.relu_(y)], 1), after=WIDE)
 joined("cat, rectified behind", lambda x, y: F.relu(torch.cat([x, y], 1), inplace=True), after=WIDE)
-joined(
-    "cat axis", lambda x, y: torch.cat([x, y], axis=1), "cat", after=WIDE
-)  # not an argument that is known; exact all the same
+joined("cat axis", lambda x, y: torch.cat([x, y], axis=1), after=WIDE)
 between(
     "cat of three reaches",
     lambda m, x: torch.cat([F.relu(m.a(x)), m.c(m.b(x)), x, F.relu6(m.b(F.relu(x)))], 1),

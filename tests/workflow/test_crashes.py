@@ -19,7 +19,7 @@ import psutil
 import pytest
 from running import REPOSITORY, Outcome, Place, differing, digests
 
-KILLS = 24
+KILLS = 21
 GO_ON = ("--cores", "2", "--rerun-incomplete")
 PICTURE = "results/pictures/figures/occlusion/0.png"
 ON_DISK = (PICTURE, "results/models/small/weights.pt")  # more than two megabytes

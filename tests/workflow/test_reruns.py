@@ -832,7 +832,9 @@ def test_the_matrix_has_a_row_for_every_key_of_the_config() -> None:
         *leaves(definitions["shapes"], "datasets.shapes"),
         *leaves(definitions["folder"], "datasets.folder"),
     }
-    without = {"analyses.filters", "analyses.receptive_fields"}  # they have no keys
+    without = {
+        f"analyses.{name}" for name in ("filters", "receptive_fields", "saliency")
+    }  # no keys
     kinds = {"datasets.shapes.source", "datasets.folder.source"}  # another kind of data set
     assert keys - without - kinds <= {r.name for r in CONFIG_ROWS}
 
