@@ -166,6 +166,15 @@ def test_what_has_no_cone_is_run_whole_and_the_log_says_why(
     assert any("whole images (0: " in text and reason in text for text in caplog.messages)
 
 
+def test_what_is_made_to_the_images_measure_has_no_cone() -> None:
+    def function(x: Tensor, conv: nn.Module) -> Tensor:
+        return conv(x) * torch.full((x.shape[0], 1, 1, 1), 2.0)
+
+    graph = trace(seeded(Only(function, nn.Conv2d(3, 6, 3))), (3, 16, 16))
+    assert compare(graph, "mul", "gradient", torch.randn(3, 3, 16, 16)) == 0
+    assert compare(graph, "parts.0", "gradient", torch.randn(3, 3, 16, 16)) > 0
+
+
 def test_a_place_that_sees_padding_alone_is_run_whole() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1, padding=2), nn.Flatten(), nn.LazyLinear(3)).eval()
     model(torch.zeros(1, 3, 8, 8))

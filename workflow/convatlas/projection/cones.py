@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import fx
 
 from convatlas.graph.execution import ancestors
@@ -89,9 +90,9 @@ def _why_not_here(graph: Graph, node: fx.Node) -> str | None:
     if operation.kind == "input":
         return None
     if node not in fields(graph):
-        made = not isinstance(graph.values[node], int | float | tuple | str | type(None))
+        is_tensor = isinstance(graph.values[node], torch.Size | list)
         depends = any(n in fields(graph) for n in ancestors([node]))
-        return "it is made to the image's measure" if made and depends else None
+        return "it is made to the image's measure" if is_tensor and depends else None
     reason = why_not_local(graph, node)
     if reason:
         return reason
