@@ -293,12 +293,13 @@ def _settle_types(graph: fx.Graph, model: nn.Module) -> None:
     image = next(iter(graph.nodes))
     follows = {image}
     for node in graph.nodes:
-        if node.op == "call_method" and node.target in ("to", "type_as"):
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        if node.op in ("call_method", "call_function") and name in ("to", "type_as"):
             moved, *others = node.args
             others += node.kwargs.values()
             if moved not in follows and any(other in follows for other in others):
                 node.args, node.kwargs = (moved, like.device, like.dtype), {}
-                node.target = "to"
+                node.target = "to" if node.op == "call_method" else Tensor.to
         if follows & set(node.all_input_nodes):
             follows.add(node)
 
