@@ -142,26 +142,32 @@ def test_the_network_is_clean_after_a_failure() -> None:
     assert not torch.is_inference_mode_enabled()
 
 
-def test_patches_are_seeded_with_their_activations(make_study: Callable[..., Study]) -> None:
+def projected(
+    study: Study, layer: str, per_unit: int, units: list[int]
+) -> tuple[Patches, Projections]:
+    """Rank the patches of a study's layer and project those of some units."""
     from test_activations import store_activations
 
-    study = make_study("inplace", count=6)
-    activations = store_activations(study)
     patches, output = study.folder / "patches.h5", study.folder / "projections.h5"
     rank_patches(
-        activations=activations,
+        activations=store_activations(study),
         layers=study.layers,
         images=study.images,
         output=patches,
         recipe=Recipe(),
-        layer="conv3",
-        per_unit=8,  # more than there are images
+        layer=layer,
+        per_unit=per_unit,
     )
     paths = {name: study.inputs[name] for name in ("images", "card", "weights")}
     project_patches(
-        patches=patches, **paths, output=output, recipe=Recipe(), units=[4, 1], batch_size=3
+        patches=patches, **paths, output=output, recipe=Recipe(), units=units, batch_size=3
     )
-    ranked, found = read(Patches, patches), read(Projections, output)
+    return read(Patches, patches), read(Projections, output)
+
+
+def test_patches_are_seeded_with_their_activations(make_study: Callable[..., Study]) -> None:
+    study = make_study("inplace", count=6)
+    ranked, found = projected(study, "conv3", per_unit=8, units=[4, 1])  # fewer images than 8
     assert found.unit.tolist() == [4, 1]
     assert not found.projection[:, 6:].any()
     np.testing.assert_array_equal(found.box, ranked.box[[4, 1]])
@@ -176,25 +182,7 @@ def test_patches_are_seeded_with_their_activations(make_study: Callable[..., Stu
 
 def test_patches_that_win_by_the_padding_alone_are_told(make_study: Callable[..., Study]) -> None:
     """A unit planted to answer where the maps end, and one that doesn't care."""
-    from test_activations import store_activations
-
-    study = make_study("bordered", count=9)
-    activations = store_activations(study)
-    patches, output = study.folder / "patches.h5", study.folder / "projections.h5"
-    rank_patches(
-        activations=activations,
-        layers=study.layers,
-        images=study.images,
-        output=patches,
-        recipe=Recipe(),
-        layer="1",
-        per_unit=4,
-    )
-    paths = {name: study.inputs[name] for name in ("images", "card", "weights")}
-    project_patches(
-        patches=patches, **paths, output=output, recipe=Recipe(), units=[0, 1], batch_size=4
-    )
-    ranked, found = read(Patches, patches), read(Projections, output)
+    ranked, found = projected(make_study("bordered", count=9), "1", per_unit=4, units=[0, 1])
     assert ranked.value[0].tolist() == [5] * 4  # in a corner
     assert found.continued[0].tolist() == [0] * 4
     assert (ranked.outside[0] > 0).all()

@@ -27,6 +27,7 @@ Springenberg et al. (2015), section 3.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ from convatlas.graph.operations import POINTWISE, Operation
 from convatlas.graph.tracing import Graph
 
 RULES = ("deconvnet", "guided", "gradient")
+_KEPT = 8  # refusals that are remembered: a batch asks again what the one before asked
 
 _LINEAR = frozenset(
     [
@@ -140,6 +142,20 @@ def _signals(graph: Graph) -> set[fx.Node]:
     return found
 
 
+@lru_cache(_KEPT)
+def _refused(graph: Graph, node: fx.Node, rule: str) -> str:
+    """Return with which words a rule is refused from a node down; none if it isn't."""
+    reason = why_not(graph, node, rule)
+    if reason:
+        others = [other for other in RULES if why_not(graph, node, other) is None]
+        verb = "are" if len(others) > 1 else "is"
+        return f"{reason}; only {' and '.join(others)} {verb}."
+    changed = seen_through_views(graph)
+    if changed:
+        return f"{changed}: what goes back can't be told from what doesn't. Have it work on a copy."
+    return ""
+
+
 class _Rectify(torch.autograd.Function):
     """A rectifier whose backward pass follows a rule."""
 
@@ -187,17 +203,9 @@ class Backward(Execution):
 
     def __init__(self, graph: Graph, node: fx.Node, rule: str) -> None:
         super().__init__(graph, [node], keep=True)
-        reason = why_not(graph, node, rule)
-        if reason:
-            others = [other for other in RULES if why_not(graph, node, other) is None]
-            verb = "are" if len(others) > 1 else "is"
-            raise MethodError(f"{reason}; only {' and '.join(others)} {verb}.")
-        changed = seen_through_views(graph)
-        if changed:
-            raise MethodError(
-                f"{changed}: what goes back can't be told from what doesn't. Have it work on a "
-                "copy."
-            )
+        refused = _refused(graph, node, rule)
+        if refused:
+            raise MethodError(refused)
         self._graph = graph
         self._rule = rule
 

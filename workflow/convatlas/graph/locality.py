@@ -22,13 +22,13 @@ UNKNOWN = "what it looks at isn't known"
 
 _NO_ROWS = "it has no rows and columns"
 _BY_CHANNEL = ("batchnorm", "prelu", "localnorm")  # what they do depends on the second axis
-_JOINS = ("add", "mul", "div", "maximum", "cat")
+JOINS = ("add", "mul", "div", "maximum", "cat")
 
 
 def why_not_local(graph: Graph, node: fx.Node) -> str | None:
     """Return why a part of a node's input doesn't give a part of its output, or None if it does."""
     kind = graph.operations[node].kind
-    if kind not in _JOINS and not is_plain(graph, node):
+    if kind not in JOINS and not is_plain(graph, node):
         return UNKNOWN
     return _CHECKS.get(kind, _by_itself)(graph, node)
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import fx, nn
 
 # Activation functions, each called by its own name.
-ACTIVATIONS = [
+_ACTIVATIONS = [
     "relu",
     "relu6",
     "leaky_relu",
@@ -37,26 +37,30 @@ ACTIVATIONS = [
 
 # Functions of each value, called by their own names.
 _FUNCTIONS = [
-    *(
-        "exp",
-        "expm1",
-        "log",
-        "log1p",
-        "sqrt",
-        "rsqrt",
-        "square",
-        "pow",
-        "reciprocal",
-        "abs",
-        "sign",
-    ),
-    *("sin", "cos", "erf", "softsign", "hardshrink", "softshrink", "tanhshrink"),
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "square",
+    "pow",
+    "reciprocal",
+    "abs",
+    "sign",
+    "sin",
+    "cos",
+    "erf",
+    "softsign",
+    "hardshrink",
+    "softshrink",
+    "tanhshrink",
 ]
 
 # Kinds that change each value by itself, as a function of nothing else.
 POINTWISE = frozenset(
     [
-        *ACTIVATIONS,
+        *_ACTIVATIONS,
         "threshold",
         "detach",
         "identity",
@@ -251,7 +255,7 @@ _CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "matmul": ("matmul", ("other",)),
     "einsum": ("matmul", ()),
     "scaled_dot_product_attention": ("attention", ()),
-    **{name: (name, ()) for name in ACTIVATIONS},
+    **{name: (name, ()) for name in _ACTIVATIONS},
     "hardtanh": ("hardtanh", ("min_val", "max_val")),
     "leaky_relu": ("leaky_relu", ("negative_slope",)),
 }

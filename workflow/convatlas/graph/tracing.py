@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import getitem
@@ -70,6 +70,13 @@ class Graph:
                 "Wrap it in a module whose forward returns that tensor."
             )
         return result
+
+    def parameters(self, node: fx.Node, options: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Return a layer's weight and bias: its module's, or those among a function's `options`."""
+        if node.op == "call_module":
+            module: Any = self.module.get_submodule(str(node.target))
+            return module.weight, module.bias
+        return options["weight"], options.get("bias")
 
     def is_output(self, node: fx.Node) -> bool:
         """Whether the network returns a node's value, perhaps among others."""
@@ -289,7 +296,7 @@ def _settle_types(graph: fx.Graph, model: nn.Module) -> None:
 
     As in ``self.mean.to(x)``: it would seem to depend on the image.
     """
-    like = _like(model)
+    own = like(model)
     image = next(iter(graph.nodes))
     follows = {image}
     for node in graph.nodes:
@@ -298,7 +305,7 @@ def _settle_types(graph: fx.Graph, model: nn.Module) -> None:
             moved, *others = node.args
             others += node.kwargs.values()
             if moved not in follows and any(other in follows for other in others):
-                node.args, node.kwargs = (moved, like.device, like.dtype), {}
+                node.args, node.kwargs = (moved, own.device, own.dtype), {}
                 node.target = "to" if node.op == "call_method" else Tensor.to
         if follows & set(node.all_input_nodes):
             follows.add(node)
@@ -341,11 +348,11 @@ def _optional_arguments(model: nn.Module) -> dict[str, Any] | None:
 
 def _blank(model: nn.Module, size: tuple[int, int, int]) -> Tensor:
     """Return a batch of black images of the type, and where, a network computes."""
-    like = _like(model)
-    return torch.zeros(_BATCH, *size, dtype=like.dtype, device=like.device)
+    own = like(model)
+    return torch.zeros(_BATCH, *size, dtype=own.dtype, device=own.device)
 
 
-def _like(model: nn.Module) -> Tensor:
+def like(model: nn.Module) -> Tensor:
     """Return a tensor of the type, and where, a network computes."""
     return next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
 

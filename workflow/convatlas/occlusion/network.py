@@ -15,7 +15,7 @@ from convatlas.graph.aliases import seen_through_views
 from convatlas.graph.execution import ancestors
 from convatlas.graph.geometry import fields
 from convatlas.graph.locality import cells_of, is_plain, shape_of, sources_of
-from convatlas.graph.tracing import Graph
+from convatlas.graph.tracing import Graph, like
 from convatlas.occlusion import steps
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Network:
         self._order = {n: i for i, n in enumerate(graph.nodes) if n in needed}
         nodes = [n for n in self._order if n in self.fields]
         self.image, nodes = nodes[0], nodes[1:]
-        own = next((p for p in graph.module.parameters() if p.is_floating_point()), torch.zeros(()))
+        own = like(graph.module)
         self.dtype, self.device = dtype or own.dtype, own.device
         self._reduced = self.dtype != own.dtype
         self._sized: dict[int, dict[fx.Node, Any]] = {}
@@ -103,12 +103,8 @@ class Network:
 
     def parameters(self, node: fx.Node) -> tuple[Tensor, Tensor | None]:
         """Return the weight and the bias of a layer, a folded BatchNorm included."""
-        if node.op == "call_module":
-            module: Any = self.graph.module.get_submodule(str(node.target))
-            weight, bias = module.weight, module.bias
-        else:
-            options = self.constant(dict(self.graph.operations[node].options))
-            weight, bias = options["weight"], options.get("bias")
+        options = self.constant(dict(self.graph.operations[node].options))
+        weight, bias = self.graph.parameters(node, options)
         if node in self._folded:
             weight, bias = steps.fold(weight, bias, self._folded[node])
         weight = weight.detach().to(self.dtype)

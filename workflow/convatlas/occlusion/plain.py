@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from convatlas.errors import LayerError, did_you_mean
 from convatlas.graph.execution import Execution
-from convatlas.graph.tracing import Graph
+from convatlas.graph.tracing import Graph, like
 from convatlas.occlusion.positions import Positions
 
 BATCH = 16  # larger ones are slower: their maps don't fit into the processor's cache
@@ -49,7 +49,7 @@ class Plain:
     ) -> None:
         self._paired = paired
         module = model.module if isinstance(model, Graph) else model
-        own = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
+        own = like(module)
         self._own, self._dtype, self._device = own.dtype, dtype or own.dtype, own.device
         self._most = most or BATCH
         # A graph takes any layout; of a module it isn't known.

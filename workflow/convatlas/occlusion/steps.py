@@ -31,7 +31,15 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from convatlas.graph.geometry import averaged, interpolation, padded, padding_before, pair, strides
-from convatlas.graph.locality import ALL_OF_A_MAP, MAPS, UNKNOWN, fits, is_plain, why_not_local
+from convatlas.graph.locality import (
+    ALL_OF_A_MAP,
+    JOINS,
+    MAPS,
+    UNKNOWN,
+    fits,
+    is_plain,
+    why_not_local,
+)
 from convatlas.occlusion.spans import Cells, Span
 from convatlas.occlusion.tiles import CONSTANT, LOWEST, OUTSIDE, ZERO, Tile
 
@@ -502,7 +510,7 @@ def step_for(network: Network, node: fx.Node) -> Step:
     """Return the step of a node."""
     kind = network.kind(node)
     step = _STEPS.get(kind, Step)
-    if kind not in ("add", "mul", "div", "maximum", "cat") and not is_plain(network.graph, node):
+    if kind not in JOINS and not is_plain(network.graph, node):
         step = Opaque
     elif kind in ("avgpool", "lppool") and fits(network.graph, node):
         step = EvenPool

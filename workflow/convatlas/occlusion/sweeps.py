@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from convatlas.errors import LayerError, MethodError, ModelError
 from convatlas.graph.describe import layers_of
-from convatlas.graph.tracing import Graph, evaluating, trace
+from convatlas.graph.tracing import Graph, evaluating, like, trace
 from convatlas.job import log, reporting
 from convatlas.models.load import LoadedModel, load_model
 from convatlas.occlusion.incremental import Incremental
@@ -441,7 +441,7 @@ def _check_options(
         if holds:
             raise MethodError(f"{problem}.")
     module = model.module if isinstance(model, Graph) else model
-    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    own = like(module).dtype
     if dtype not in (None, own, torch.float16, torch.bfloat16):
         raise MethodError(
             f"dtype is {dtype}; it can be torch.float16, torch.bfloat16, or the network's own "

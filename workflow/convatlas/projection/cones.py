@@ -19,13 +19,13 @@ from torch import fx
 
 from convatlas.graph.execution import ancestors
 from convatlas.graph.geometry import averaged, fields, padded, padding_before, pair, strides
-from convatlas.graph.locality import cells_of, shape_of, sources_of, why_not_local
+from convatlas.graph.locality import JOINS, cells_of, shape_of, sources_of, why_not_local
 from convatlas.graph.operations import POINTWISE
 from convatlas.graph.tracing import Graph
 
 _WINDOWS = frozenset(["conv", "maxpool", "avgpool", "lppool", "pad"])
 _CELLWISE = POINTWISE | {
-    *("add", "mul", "div", "maximum", "cat"),
+    *JOINS,
     *("softmax", "log_softmax", "linear", "layernorm"),
     *("reshape", "permute", "transpose", "chunk", "item", "input"),
 }

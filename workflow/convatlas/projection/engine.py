@@ -25,7 +25,7 @@ from convatlas.graph.describe import all_layers
 from convatlas.graph.execution import Execution, ancestors
 from convatlas.graph.geometry import fields, pair, strides
 from convatlas.graph.locality import cells_of, shape_of
-from convatlas.graph.tracing import Graph
+from convatlas.graph.tracing import Graph, like
 from convatlas.job import log
 from convatlas.layers import find_layer
 from convatlas.projection.cones import Cone, cone, why_no_cone, work
@@ -90,7 +90,7 @@ class Projector:
         self._rule = rule
         self._batch_size = batch_size
         Backward(graph, self._node, rule)  # says whether the rule is defined
-        self._device = next((p.device.type for p in graph.module.parameters()), "cpu")
+        self._device = like(graph.module).device.type
         found, seen = ancestors([self._node]), fields(graph)
         self._nodes = [node for node in graph.nodes if node in found and node in seen]
         # Of each place along an axis: its cone, and the first one met that is of that shape.
@@ -153,7 +153,7 @@ class Projector:
         (B,) float32, nan where a place has no cone.
         """
         result = np.full(len(places), np.nan, np.float32)
-        for batch in self._batches(places, whole=False):
+        for batch in self._batches(places, thrifty=False):
             rows, cones = batch.rows, batch.cones
             if cones is None:
                 continue
@@ -166,14 +166,14 @@ class Projector:
 
     # -- batches
 
-    def _batches(self, places: NDArray[np.int64], whole: bool = True) -> Iterator[_Batch]:
+    def _batches(self, places: NDArray[np.int64], thrifty: bool = True) -> Iterator[_Batch]:
         """Yield batches of activations, the dearest first.
 
-        `whole` allows for running whole images where that costs no more.
+        If `thrifty`, whole images are run where that costs no more.
         """
         groups: dict[tuple[Cone, Cone] | None, list[int]] = {}
         for row, (y, x) in enumerate(places.tolist()):
-            groups.setdefault(self._both(y, x, whole), []).append(row)
+            groups.setdefault(self._both(y, x, thrifty), []).append(row)
         batches: list[tuple[float, _Batch]] = []
         for both, rows in groups.items():
             most = self._affordable(both)
@@ -184,7 +184,7 @@ class Projector:
         batches.sort(key=lambda batch: -batch[0])
         yield from (batch for _, batch in batches)
 
-    def _both(self, y: int, x: int, whole: bool = True) -> tuple[Cone, Cone] | None:
+    def _both(self, y: int, x: int, thrifty: bool = True) -> tuple[Cone, Cone] | None:
         """Return cones of the shapes that a place's have; None to run the whole image."""
         if not self._has_cones:
             return None
@@ -192,7 +192,7 @@ class Projector:
         if rows is None or columns is None:
             return None
         both = (rows[1], columns[1])
-        return both if not whole or self._work(both) < _WORTH * self._work(None) else None
+        return both if not thrifty or self._work(both) < _WORTH * self._work(None) else None
 
     def _cone(self, axis: int, cell: int) -> tuple[Cone, Cone] | None:
         if (axis, cell) not in self._cones:
@@ -316,11 +316,7 @@ class Weights:
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return a convolution's weight, its bias, and its phases if it goes back by them."""
         if node not in self._known:
-            if node.op == "call_module":
-                module: Any = self._graph.module.get_submodule(str(node.target))
-                weight, bias = module.weight, module.bias
-            else:
-                weight, bias = options["weight"], options.get("bias")
+            weight, bias = self._graph.parameters(node, options)
             weight = weight.detach().contiguous(memory_format=torch.channels_last)
             stride = pair(options["stride"])
             plain = options["groups"] == 1 and pair(options["dilation"]) == (1, 1)
