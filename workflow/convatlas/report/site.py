@@ -30,8 +30,9 @@ from convatlas.layers import Layer, read_layers
 from convatlas.report import TEMPLATES
 from convatlas.store import Recipe
 
+# Kinds of figures, each the name of the folder that they lie in, and of their caption.
 _OF_EXHIBITS = ("maps", "occlusion", "saliency", "receptive_fields")
-_OF_STUDIES = ("training", "occlusion_score")
+_OF_STUDIES = ("training", "occlusion_score")  # all others are of layers
 _LONGEST = 150  # letters of a file's name without its suffix
 _BESIDE = ("csv", "svg", "pdf")  # what may lie beside a figure's PNG
 
@@ -62,18 +63,18 @@ class Figure:
         """Tell from where a figure lies what it shows.
 
         In ``figures/{analysis}/{layer}.png`` or ``.../{exhibit}.png``; an analysis with
-        several kinds of figures has a folder for each. The caption is named after the
-        folder.
+        several kinds of figures has a folder for each but one. The kind, and the caption,
+        are named after the folder.
         """
         place = Path(path)
         parts = place.parts[place.parts.index("figures") + 1 :]
-        of_exhibit = parts[0] in _OF_EXHIBITS
+        kind = parts[-2]
         return cls(
             path=path,
             analysis=parts[0],
-            caption=Path(captions) / f"{parts[-2]}.rst",
-            layer=None if of_exhibit or parts[0] in _OF_STUDIES else place.stem,
-            exhibit=int(place.stem) if of_exhibit else None,
+            caption=Path(captions) / f"{kind}.rst",
+            layer=None if kind in (*_OF_EXHIBITS, *_OF_STUDIES) else place.stem,
+            exhibit=int(place.stem) if kind in _OF_EXHIBITS else None,
         )
 
 
