@@ -29,6 +29,7 @@ include: "workflow/rules/maps.smk"
 include: "workflow/rules/patches.smk"
 include: "workflow/rules/projections.smk"
 include: "workflow/rules/directions.smk"
+include: "workflow/rules/neighbours.smk"
 include: "workflow/rules/embedding.smk"
 include: "workflow/rules/occlusion.smk"
 include: "workflow/rules/occlusion_score.smk"
@@ -50,6 +51,7 @@ localrules:
     patches,
     projections,
     directions,
+    neighbours,
     embedding,
     occlusion,
     occlusion_score,
@@ -99,6 +101,11 @@ rule projections:
 rule directions:
     input:
         for_studies(direction_figures),
+
+
+rule neighbours:
+    input:
+        for_studies(neighbour_figures),
 
 
 rule embedding:

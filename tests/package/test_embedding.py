@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from figure_artifacts import write_images
 from scipy.spatial.distance import cdist
 
-from convatlas.embedding import arrange_grid, embed_codes, find_neighbours
+from convatlas.embedding import arrange_grid, embed_codes, find_neighbours, measure_quality
 from convatlas.errors import DataError
 from convatlas.store import (
     ActivationWriter,
     Embedding,
     Grid,
+    ImageWriter,
     Neighbours,
+    Quality,
     Recipe,
     read,
     write,
@@ -119,11 +122,95 @@ def test_few_images(count: int, tmp_path: Path) -> None:
     assert np.isfinite(position).all()
 
 
-def test_too_few_or_equal_images_are_an_error(tmp_path: Path) -> None:
+def test_too_few_images_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="3 images"):
         neighbours_of(tmp_path, clusters(3))
-    with pytest.raises(DataError, match="same code"):
-        neighbours_of(tmp_path, np.ones((9, 4), np.float32))
+
+
+def test_images_with_one_code_lie_on_one_point(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by a layer whose units are all dead, which is no reason to stop."""
+    embedding = embed(neighbours_of(tmp_path, np.ones((9, 4), np.float32)))
+    assert "same code" in caplog.text
+    assert not read(Embedding, embedding).position.any()
+
+
+def test_pixels_can_be_mapped(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 5, 4, 3)).astype(np.uint8)
+    with ImageWriter(tmp_path / "i.h5", Recipe(), (5, 4)) as writer:
+        for i, image in enumerate(pixels):
+            writer.append(image, 0, str(i))
+    find_neighbours(
+        images=tmp_path / "i.h5",
+        output=tmp_path / "n.h5",
+        recipe=Recipe(),
+        layer="pixels",
+        code="mean",
+        components=60,
+        neighbours=6,
+    )
+    found = read(Neighbours, tmp_path / "n.h5")  # as many components as images: nothing is lost
+    np.testing.assert_array_equal(found.neighbour, nearest(pixels.reshape(30, -1), 6))
+
+
+# ---------------------------------------------------------------------- the quality
+
+
+def judge(folder: Path, codes: np.ndarray, position: np.ndarray, labels: list[int]) -> Quality:
+    write_images(folder / "i.h5", (4, 4), labels)
+    graph = neighbours_of(folder, codes, 20)
+    map_ = Embedding(position=position.astype(np.float32), layer="code", perplexity=7.0)
+    write(folder / "m.h5", map_, Recipe())
+    measure_quality(
+        neighbours=[graph],
+        embeddings=[folder / "m.h5"],
+        images=folder / "i.h5",
+        output=folder / "q.h5",
+        recipe=Recipe(),
+        seed=0,
+    )
+    return read(Quality, folder / "q.h5")
+
+
+def test_a_map_that_is_the_codes_is_perfect(tmp_path: Path) -> None:
+    codes = clusters(60, groups=4, units=2)
+    found = judge(tmp_path, codes, codes, [i % 4 for i in range(60)])
+    assert found.recall[0] == pytest.approx(1, abs=0.01)  # distances are kept in single precision
+    assert found.trustworthiness[0] == pytest.approx(1, abs=1e-3)
+    assert found.map_accuracy[0] == pytest.approx(found.code_accuracy[0], abs=0.02)
+    assert (found.near, found.images, found.trusted) == (10, 60, 60)
+
+
+def test_a_shuffled_map_is_as_good_as_chance(tmp_path: Path) -> None:
+    codes = clusters(120, groups=4, units=2)
+    order = np.random.default_rng(3).permutation(120)
+    found = judge(tmp_path, codes, codes[order], [i % 4 for i in range(120)])
+    assert found.recall[0] < 0.2  # 10 of 119 by chance
+    assert found.trustworthiness[0] < 0.65
+    assert found.code_accuracy[0] > 0.6
+    assert found.map_accuracy[0] < 0.5
+
+
+def test_recall_and_votes_by_hand(tmp_path: Path) -> None:
+    """On a line by code; in the map the last image has moved to the other end."""
+    line = np.float32([[0], [1], [2.1], [3.3], [4.6]])
+    place = np.float32([[0, 0], [1.1, 0], [2.3, 0], [3.6, 0], [-1, 0]])
+    found = judge(tmp_path, line, place, [0, 0, 1, 1, 2])
+    assert found.near == 2  # of five
+    near = [  # by code; in the map
+        ({1, 2}, {4, 1}), ({0, 2}, {0, 2}), ({1, 3}, {1, 3}), ({2, 4}, {2, 1}), ({3, 2}, {0, 1}),
+    ]  # fmt: skip
+    assert found.recall[0] == pytest.approx(sum(len(a & b) for a, b in near) / 10)
+    assert found.code_accuracy[0] == pytest.approx(3 / 4)  # the nearest of image 2 is 1
+    assert found.map_accuracy[0] == pytest.approx(2 / 4)  # and that of image 0 is 4
+
+
+def test_labels_that_are_missing_dont_vote(tmp_path: Path) -> None:
+    codes = clusters(40, groups=2, units=2) + np.float32([[100], [0]] * 20)
+    labels = [i % 2 if i < 30 else -1 for i in range(40)]
+    assert judge(tmp_path, codes, codes, labels).code_accuracy[0] == 1
+    assert np.isnan(judge(tmp_path, codes, codes, [-1] * 40).code_accuracy[0])
 
 
 def test_a_single_unit_can_be_mapped(tmp_path: Path) -> None:

@@ -152,15 +152,17 @@ def _over(common: Config, own: Config) -> Config:
 def _with_neighbours(analyses: Config) -> Config:
     """Return `analyses` with as many neighbours as a large perplexity needs, if none are set."""
     embedding = analyses.get("embedding", {})
-    if "perplexity" not in embedding or "neighbours" in embedding:
+    if not {"perplexity", "perplexities"} & embedding.keys() or "neighbours" in embedding:
         return analyses
     schema = read_schema("analyses")["properties"]["embedding"]["properties"]["neighbours"]
-    needed = max(schema["default"], math.ceil(_neighbours_for(embedding["perplexity"])))
+    needed = max(schema["default"], math.ceil(_neighbours_for(embedding)))
     return analyses | {"embedding": embedding | {"neighbours": needed}}
 
 
-def _neighbours_for(perplexity: float) -> float:
-    return 3 * perplexity  # as many as openTSNE, and t-SNE's author, look at
+def _neighbours_for(embedding: Config) -> float:
+    """Return how many neighbours the largest of an embedding's perplexities needs."""
+    perplexities = [embedding.get("perplexity", 0), *embedding.get("perplexities", ())]
+    return float(3 * max(perplexities))  # as many as openTSNE, and t-SNE's author, look at
 
 
 def _completed(config: Config) -> Config:
@@ -324,17 +326,18 @@ class _Checks:
         self._check_embedding((*path, "analyses", "embedding"), study["analyses"]["embedding"])
 
     def _check_embedding(self, path: KeyPath, embedding: Config) -> None:
-        perplexity, neighbours = embedding["perplexity"], embedding["neighbours"]
-        needed = _neighbours_for(perplexity)
+        neighbours, needed = embedding["neighbours"], _neighbours_for(embedding)
         if needed <= neighbours:
             return
-        own = [k for k in ("perplexity", "neighbours") if self._was_given((*path, k))]
+        keys = ("perplexity", "perplexities", "neighbours")
+        own = [key for key in keys if self._was_given((*path, key))]
         place = path if own else ("analyses", "embedding")
-        if any(problem.path == (*place, "perplexity") for problem in self._problems):
+        key = "perplexity" if 3 * embedding["perplexity"] == needed else "perplexities"
+        if any(problem.path == (*place, key) for problem in self._problems):
             return  # said once for all studies that take it from the config's analyses
         self._add(
-            (*place, "perplexity"),
-            f"{perplexity} needs at least {needed:g} neighbours, three times as many, but "
+            (*place, key),
+            f"{needed / 3:g} needs at least {needed:g} neighbours, three times as many, but "
             f"neighbours is {neighbours}. Set neighbours to {math.ceil(needed)} or leave it out.",
         )
 

@@ -2,13 +2,14 @@
 
 t-SNE (van der Maaten & Hinton, 2008) by openTSNE, in three artifacts: the nearest
 neighbours of each image's code, the two-dimensional map, and its layout as a grid of
-pictures. So another perplexity, or more iterations, reuses the neighbours.
+pictures. So another perplexity, or more iterations, reuses the neighbours. How well maps
+keep neighbours together is told by a fourth one.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,24 +20,39 @@ from openTSNE.nearest_neighbors import PrecomputedNeighbors
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import IncrementalPCA
+from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
+from convatlas.codes import Codes, open_codes
 from convatlas.errors import DataError
 from convatlas.job import log
-from convatlas.store import Activations, Embedding, Grid, Neighbours, Recipe, read, write
+from convatlas.store import (
+    Embedding,
+    Grid,
+    Images,
+    Neighbours,
+    Quality,
+    Recipe,
+    read,
+    write,
+)
+from convatlas.votes import vote
 
 Path = str | os.PathLike[str]
 
 _FEWEST = 4  # images that a map can be made of
-_BLOCK = 1024  # rows of codes at a time
+_HELD = 1 << 24  # bytes of codes at a time
 _EARLY_ITERATIONS = 250  # openTSNE's and most others'
 _GRID_AT_MOST = 40  # cells a side: 1,600 pictures, which still take a second to assign
 _CANDIDATES = 4  # images a cell, so that the assignment's cost matrix stays small
+_NEAR = 10  # neighbours that a map is judged by
+_TRUSTED = 2000  # images among which all distances are compared
 
 
 def find_neighbours(
     *,
-    activations: Path,
+    activations: Path | None = None,
+    images: Path | None = None,
     output: Path,
     recipe: Recipe,
     layer: str,
@@ -46,35 +62,30 @@ def find_neighbours(
 ) -> None:
     """Write the nearest neighbours of every image's code in a layer.
 
-    Codes are the layer's `mean` or `max` per unit, reduced to their first principal
-    components (as usual before t-SNE) block by block.
+    Codes are the layer's `mean` or `max` per unit, or, without `activations`, the pixels of
+    `images`. They are reduced to their first principal components (as usual before t-SNE)
+    block by block.
 
     Raises
     ------
     DataError
-        if there are too few images for a map, or all have the same code.
+        if there are too few images for a map.
     """
-    with Activations(activations) as stored:
-        images, units = stored.shape(layer)
-        if images < _FEWEST:
+    with open_codes(layer, code, activations=activations, images=images) as codes:
+        if codes.images < _FEWEST:
             raise DataError(
-                f"the data set has {images} images; an embedding needs {_FEWEST}. "
+                f"the data set has {codes.images} images; an embedding needs {_FEWEST}. "
                 "Show more images, or leave out the analysis."
             )
-        codes = _principal(stored, layer, code, min(components, units, images))
-    if np.ptp(codes, axis=0).max() == 0:
-        raise DataError(
-            f"layer {layer!r} gives every image the same code, so there is nothing to map. "
-            "Choose another layer, or leave out the analysis `embedding`."
-        )
-    count = min(neighbours, images - 1)
-    search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(codes)
+        reduced = _principal(codes, min(components, codes.components, codes.images))
+    count = min(neighbours, len(reduced) - 1)
+    search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(reduced)
     distance, neighbour = search.kneighbors()  # of the points themselves, which are left out
-    log.info("%d images, %d components, %d neighbours", images, codes.shape[1], count)
+    log.info("%d images, %d components, %d neighbours", *reduced.shape, count)
     write(
         output,
         Neighbours(
-            code=codes,
+            code=reduced,
             neighbour=neighbour.astype(np.int64),
             distance=distance.astype(np.float32),
             layer=layer,
@@ -83,29 +94,14 @@ def find_neighbours(
     )
 
 
-def _principal(stored: Activations, layer: str, code: str, components: int) -> NDArray[np.float32]:
+def _principal(codes: Codes, components: int) -> NDArray[np.float32]:
     """Return the codes' first principal components, (N,components), in two passes."""
     pca = IncrementalPCA(n_components=components)
-    for block in _blocks(stored, layer, code, components):
-        pca.partial_fit(block)
-    parts = [pca.transform(block) for block in _blocks(stored, layer, code, components)]
+    for _, block in codes.blocks(components, _HELD):  # it can't do with fewer rows
+        with np.errstate(invalid="ignore"):  # its shares of the variance, where there is none
+            pca.partial_fit(block)
+    parts = [pca.transform(block) for _, block in codes.blocks(components, _HELD)]
     return np.concatenate(parts).astype(np.float32)
-
-
-def _blocks(
-    stored: Activations, layer: str, code: str, fewest: int
-) -> Iterator[NDArray[np.float32]]:
-    """Yield blocks of codes of at least `fewest` rows, as incremental PCA needs them."""
-    _, units = stored.shape(layer)
-    held: NDArray[np.float32] | None = None
-    for _, block in stored.blocks(layer, [code], byte_limit=4 * units * max(fewest, _BLOCK)):
-        if held is not None and len(block[code]) >= fewest:
-            yield held
-            held = block[code]
-        else:
-            held = block[code] if held is None else np.concatenate([held, block[code]])
-    if held is not None:
-        yield held
 
 
 def embed_codes(
@@ -121,7 +117,8 @@ def embed_codes(
     """Write the t-SNE map of the images from their neighbours.
 
     With too few images for the perplexity, it is lowered to a third of the
-    neighbours that there are, and the log says so.
+    neighbours that there are, and the log says so. Where all images have the same code
+    they lie on one point.
     """
     found = read(Neighbours, neighbours)
     kept = min(int(3 * perplexity), found.neighbour.shape[1])
@@ -136,19 +133,24 @@ def embed_codes(
     # Berens, 2019) and need no random numbers.
     start = np.zeros((len(found.code), 2))
     start[:, : found.code.shape[1]] = found.code[:, :2]
-    embedding = TSNEEmbedding(rescale(start), affinities, n_jobs=1, random_state=seed)
-    embedding = embedding.optimize(
-        n_iter=_EARLY_ITERATIONS, exaggeration=early_exaggeration, momentum=0.8
-    )
-    embedding = embedding.optimize(n_iter=iterations, momentum=0.8)
-    log.info("Kullback-Leibler divergence %.4f", embedding.kl_divergence)
+    position, divergence = start, np.nan
+    if np.ptp(start):
+        embedding = TSNEEmbedding(rescale(start), affinities, n_jobs=1, random_state=seed)
+        embedding = embedding.optimize(
+            n_iter=_EARLY_ITERATIONS, exaggeration=early_exaggeration, momentum=0.8
+        )
+        embedding = embedding.optimize(n_iter=iterations, momentum=0.8)
+        position, divergence = np.asarray(embedding), float(embedding.kl_divergence)
+        log.info("Kullback-Leibler divergence %.4f", divergence)
+    else:
+        log.warning("%s gives every image the same code: there is nothing to map", found.layer)
     write(
         output,
         Embedding(
-            position=np.asarray(embedding, dtype=np.float32),
+            position=position.astype(np.float32),
             layer=found.layer,
             perplexity=float(perplexity),
-            kl_divergence=float(embedding.kl_divergence),
+            kl_divergence=divergence,
         ),
         recipe,
     )
@@ -186,3 +188,71 @@ def arrange_grid(
     grid = np.full(side**2, -1, dtype=np.int64)
     grid[cell] = chosen[image]
     write(output, Grid(image=grid.reshape(side, side), layer=found.layer), recipe)
+
+
+def measure_quality(
+    *,
+    neighbours: Sequence[Path],
+    embeddings: Sequence[Path],
+    images: Path,
+    output: Path,
+    recipe: Recipe,
+    seed: int,
+) -> None:
+    """Write how well maps keep what is near by code near, and what strangers away.
+
+    For each map its trustworthiness (Venna & Kaski, 2001: 1 where all that is near in the
+    map is near by code), the mean share of an image's ten nearest by code that are among
+    its ten nearest in the map, and how often a vote of these on the class is right, by map
+    and by code. With few images, fewer than ten; trustworthiness, which needs all
+    distances, is measured among 2,000 images at most, drawn by `seed`.
+
+    Parameters
+    ----------
+    neighbours, embeddings : as many of the one as of the other, in one order.
+    images : with the labels.
+    """
+    with Images(images) as data:
+        labels = data.labels()
+    near = min(_NEAR, (len(labels) - 1) // 2)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    some = np.sort(order[:_TRUSTED])
+    close = min(near, max(len(some) // 2 - 1, 1))
+    found: dict[str, list[float | str]] = {}
+    for graph, map_ in zip(neighbours, embeddings, strict=True):
+        known, placed = read(Neighbours, graph), read(Embedding, map_)
+        position = placed.position.astype(np.float64)
+        if not np.ptp(position):
+            log.warning("%s maps every image to one point", placed.layer)
+        search = NearestNeighbors(n_neighbors=near).fit(position)
+        by_map = search.kneighbors(return_distance=False)
+        by_code = known.neighbour[:, :near]
+        shared = (by_map[:, :, None] == by_code[:, None, :]).any(2)
+        numbers = {
+            "layer": placed.layer,
+            "perplexity": placed.perplexity,
+            "kl_divergence": placed.kl_divergence,
+            "trustworthiness": trustworthiness(
+                known.code[some].astype(np.float64), position[some], n_neighbors=close
+            ),
+            "recall": shared.mean(),
+            "map_accuracy": _accuracy(by_map, labels),
+            "code_accuracy": _accuracy(by_code, labels),
+        }
+        for key, number in numbers.items():
+            found.setdefault(key, []).append(number)
+    columns = {
+        key: np.array(values, dtype=object if key == "layer" else np.float64)
+        for key, values in found.items()
+    }
+    write(output, Quality(**columns, near=near, images=len(labels), trusted=len(some)), recipe)
+
+
+def _accuracy(near: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """Return how often the vote of the nearest is right; of labelled images with others alike.
+
+    Neighbours without a label vote for none.
+    """
+    times = np.bincount(labels[labels >= 0], minlength=1)
+    asked = np.flatnonzero((labels >= 0) & (times[labels] > 1))
+    return float((vote(labels[near[asked]]) == labels[asked]).mean()) if len(asked) else np.nan

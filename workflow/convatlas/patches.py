@@ -25,26 +25,26 @@ class TopK:
 
     Attributes
     ----------
-    value : (U,k) float32, descending; -inf where there is no image yet.
+    value : (U,k), descending; -inf where there is no image yet.
     image : (U,k) int64, -1 where there is none.
     location : (U,k,2) int64, -1 where there is none.
     """
 
-    def __init__(self, units: int, k: int) -> None:
-        self.value = np.full((units, k), -np.inf, dtype=np.float32)
+    def __init__(self, units: int, k: int, dtype: type[np.floating] = np.float32) -> None:
+        self.value = np.full((units, k), -np.inf, dtype=dtype)
         self.image = np.full((units, k), -1, dtype=np.int64)
         self.location = np.full((units, k, 2), -1, dtype=np.int64)
-        self._low = np.full(units, np.inf, dtype=np.float32)
-        self._high = np.full(units, -np.inf, dtype=np.float32)
+        self._low = np.full(units, np.inf, dtype=dtype)
+        self._high = np.full(units, -np.inf, dtype=dtype)
         self._count = 0
 
     def add(
         self,
         start: int,
         value: NDArray[np.floating],
-        location: NDArray[np.integer],
+        location: NDArray[np.integer] | None = None,
     ) -> None:
-        """Add the images from `start` on: `value` (n,U), `location` (n,U,2)."""
+        """Add the images from `start` on: `value` (n,U), and `location` (n,U,2) if there is one."""
         self._count += len(value)
         self._low = np.minimum(self._low, value.min(0, initial=np.inf))
         self._high = np.maximum(self._high, value.max(0, initial=-np.inf))
@@ -54,13 +54,14 @@ class TopK:
         best = np.argsort(-value, axis=0, kind="stable")[:k].T
         values = np.concatenate([self.value, np.take_along_axis(value.T, best, 1)], axis=1)
         images = np.concatenate([self.image, best + start], axis=1)
-        found = location.astype(np.int64).transpose(1, 0, 2)
-        places = np.take_along_axis(found, best[..., None], 1)
-        places = np.concatenate([self.location, places], axis=1)
         order = np.argsort(-values, axis=1, kind="stable")[:, :k]
         self.value = np.take_along_axis(values, order, 1)
         self.image = np.take_along_axis(images, order, 1)
-        self.location = np.take_along_axis(places, order[..., None], 1)
+        if location is not None:
+            found = location.astype(np.int64).transpose(1, 0, 2)
+            places = np.take_along_axis(found, best[..., None], 1)
+            places = np.concatenate([self.location, places], axis=1)
+            self.location = np.take_along_axis(places, order[..., None], 1)
 
     @property
     def dead(self) -> NDArray[np.bool_]:

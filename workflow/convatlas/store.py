@@ -334,6 +334,54 @@ class Embedding:
 
 
 @dataclass(frozen=True)
+class Quality:
+    """How well maps of the images keep their neighbours, a number a map.
+
+    Shares and accuracies are in 0..1; nan where they can't be told.
+    """
+
+    layer: Array = field(metadata=on("map"))  # (M,) text, whose codes are mapped
+    perplexity: Array = field(metadata=on("map"))  # (M,) float64, used
+    kl_divergence: Array = field(metadata=on("map"))  # (M,)
+    trustworthiness: Array = field(metadata=on("map"))  # (M,)
+    recall: Array = field(metadata=on("map"))  # (M,) share of the nearest by code near in the map
+    map_accuracy: Array = field(metadata=on("map"))  # (M,) of a vote of the nearest in the map
+    code_accuracy: Array = field(metadata=on("map"))  # (M,) of a vote of the nearest by code
+    near: int  # neighbours that count as near
+    images: int  # over which recall and accuracies are means
+    trusted: int  # a sample of so many images, among which trustworthiness is measured
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The images nearest to an exhibit, itself excluded: by pixels, and by layers' codes."""
+
+    compared: Array = field(metadata=on("space"))  # (S,) text, the layer, or "pixels"
+    image: Array = field(metadata=on("space", "rank"))  # (S,K) int, row in images.h5
+    distance: Array = field(metadata=on("space", "rank"))  # (S,K) float64, Euclidean
+    index: int  # of the exhibit
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What the nearest labelled images of an image say of its class, leaving out itself."""
+
+    image: Array = field(metadata=on("query"))  # (Q,) int, row in images.h5, ascending
+    label: Array = field(metadata=on("query"))  # (Q,) int
+    vote: Array = field(metadata=on("query"))  # (Q,) int, the commonest label of its neighbours
+    twin: Array = field(metadata=on("query"))  # (Q,) 1 where another image has the same label
+    neighbour: Array = field(metadata=on("query", "rank"))  # (Q,k) int, nearest first
+    distance: Array = field(metadata=on("query", "rank"))  # (Q,k) float64, Euclidean
+    labelled: int  # images that vote
+    most: float  # share of the commonest class among them: what a constant answer gets right
+    counted: int  # images with a twin: no vote can be right about the others
+    right: int  # of these, where the vote is the label
+    low: float  # of the accuracy's 95 % interval; nan if none is counted
+    high: float
+    layer: str = ""  # or "pixels"
+
+
+@dataclass(frozen=True)
 class Grid:
     """Images laid out without overlap so that near cells hold near codes."""
 
@@ -755,6 +803,10 @@ class Activations:
         for start in range(0, images, step):
             block = {n: np.asarray(d[start : start + step]) for n, d in datasets.items()}
             yield start, block
+
+    def block(self, layer: str, name: str, start: int, stop: int) -> Array:
+        """Return a summary of a layer for images `start` to `stop`, (n,U,...)."""
+        return np.asarray(self._file[layer][name][start:stop])
 
     def rows(self, layer: str, name: str, indices: Sequence[int] | Array) -> Array:
         """Return a summary of a layer for the images at `indices`, (n,U,...), in their order."""

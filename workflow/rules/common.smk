@@ -16,6 +16,7 @@ import snakemake.jobs
 from snakemake.logging import logger
 from snakemake.persistence.file import FilePersistence
 
+from convatlas.codes import PIXELS
 from convatlas.config import check_keys, load
 from convatlas.data.prepare import (
     known_classes,
@@ -149,7 +150,7 @@ wildcard_constraints:
     layer="[^/]+",
     exhibit=r"\d+",
     shard=r"\d+",
-    kind="scatter|grid",
+    perplexity="[^/]+",
 
 
 # ------------------------------------------------------------------ of a study
@@ -296,6 +297,61 @@ def chosen_layer(name, analysis, auto):
 def embedded_layer(name):
     """Return the layer whose codes a study embeds."""
     return chosen_layer(name, "embedding", code_layer)
+
+
+def compared_layers(name):
+    """Return the chosen layers of a study with its images' pixels before them.
+
+    Without the pixels where a layer bears their name.
+    """
+    layers = chosen_layers(name)
+    taken = any(layer.name == PIXELS for layer in described_layers(name))
+    return layers if taken else [PIXELS, *layers]
+
+
+def codes_of(wildcards):
+    """Return the files that hold the codes of a layer, or the pixels."""
+    described = [layer.name for layer in described_layers(wildcards.study)]
+    if wildcards.layer == PIXELS and PIXELS not in described:
+        return {"images": shown_images(dataset_of(wildcards.study))}
+    activations = rules.gather_activations
+    shards = expand(activations.input.shards, study=wildcards.study)
+    return {
+        "activations": expand(activations.output.activations, study=wildcards.study)[0],
+        "shards": shards,  # which the activations are read from
+    }
+
+
+def mapped_layers(name):
+    """Return the layers of which a study maps the codes: one, or all that are compared."""
+    if not STUDIES[name]["analyses"]["embedding"]["compare"]:
+        return [embedded_layer(name)]
+    return list(dict.fromkeys([*compared_layers(name), embedded_layer(name)]))
+
+
+def maps_of(name, layers):
+    """Return a study's maps by the codes of some layers."""
+    return expand(rules.embed_codes.output.embedding, study=name, layer=layers)
+
+
+def other_maps(name, layer):
+    """Return a study's maps of a layer at other perplexities."""
+    embedding = STUDIES[name]["analyses"]["embedding"]
+    others = [f"{x:g}" for x in embedding["perplexities"] if x != embedding["perplexity"]]
+    return expand(
+        rules.embed_otherwise.output.embedding, study=name, layer=layer, perplexity=others
+    )
+
+
+def judged_maps(name):
+    """Return all of a study's maps, and for each the neighbours that it is to keep."""
+    layers, layer = mapped_layers(name), embedded_layer(name)
+    others = other_maps(name, layer)
+    graph = rules.find_neighbours.output.neighbours
+    return {
+        "neighbours": expand(graph, study=name, layer=[*layers, *([layer] * len(others))]),
+        "embeddings": [*maps_of(name, layers), *others],
+    }
 
 
 def occluded_layer(name):

@@ -1,15 +1,15 @@
-"""Map the images by their codes.
+"""Map the images by their codes, and by their pixels.
 
-Needs: activations; images for the figures.
-Makes: each image's nearest neighbours by code, a t-SNE map of them, its layout as a
-grid; the map as a scatter and as a grid of pictures.
+Needs: activations, images.
+Makes: each image's nearest neighbours by code, a t-SNE map of them, more of these at other
+perplexities, the layout of one as a grid, how well all of them keep neighbours; the map as a
+scatter, as a grid of pictures and in several colourings, and maps beside each other.
 """
 
 
 rule find_neighbours:
     input:
-        activations=rules.gather_activations.output.activations,
-        shards=rules.gather_activations.input.shards,
+        unpack(codes_of),
     output:
         neighbours="<results>/{study}/neighbours/{layer}.h5",
     log:
@@ -50,6 +50,52 @@ rule embed_codes:
         ),
     script:
         "../scripts/embed_codes.py"
+
+
+# A rule of its own, since the one map that others are made from has no perplexity in its path.
+rule embed_otherwise:
+    input:
+        neighbours=rules.find_neighbours.output.neighbours,
+    output:
+        embedding="<results>/{study}/perplexities/{layer}/{perplexity}.h5",
+    log:
+        "<logs>/{study}/embed_otherwise/{layer}/{perplexity}.log",
+    benchmark:
+        "<benchmarks>/{study}/embed_otherwise/{layer}/{perplexity}.jsonl"
+    conda:
+        "../../environment.yml"
+    params:
+        **made_by(
+            "embed_codes",
+            perplexity=lambda wildcards: float(wildcards.perplexity),
+            iterations=analysis("embedding", "iterations"),
+            early_exaggeration=analysis("embedding", "early_exaggeration"),
+            seed=analysis("embedding", "seed"),
+        ),
+    script:
+        "../scripts/embed_codes.py"
+
+
+rule measure_quality:
+    input:
+        neighbours=lambda wildcards: judged_maps(wildcards.study)["neighbours"],
+        embeddings=lambda wildcards: judged_maps(wildcards.study)["embeddings"],
+        images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
+    output:
+        quality="<results>/{study}/quality.h5",
+    log:
+        "<logs>/{study}/measure_quality.log",
+    benchmark:
+        "<benchmarks>/{study}/measure_quality.jsonl"
+    conda:
+        "../../environment.yml"
+    params:
+        **made_by(
+            "measure_quality",
+            seed=analysis("embedding", "seed"),
+        ),
+    script:
+        "../scripts/measure_quality.py"
 
 
 rule arrange_grid:
@@ -134,3 +180,103 @@ rule plot_grid:
         ),
     script:
         "../scripts/plot_grid.py"
+
+
+rule plot_views:
+    input:
+        embedding=rules.embed_codes.output.embedding,
+        images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
+        predictions=rules.score_predictions.output.predictions,
+        classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
+    output:
+        figure=report(
+            "<results>/{study}/figures/embedding/views/{layer}.png",
+            caption="../report/views.rst",
+            category="Embedding",
+            subcategory="{study}",
+            labels={"layer": "{layer}", "view": "by attribute"},
+        ),
+        others=other_formats("<results>/{study}/figures/embedding/views/{layer}.png"),
+        numbers="<results>/{study}/figures/embedding/views/{layer}.csv",
+    log:
+        "<logs>/{study}/plot_views/{layer}.log",
+    benchmark:
+        "<benchmarks>/{study}/plot_views/{layer}.jsonl"
+    conda:
+        "../../environment.yml"
+    params:
+        **made_by(
+            "plot_views",
+            attributes=analysis("embedding", "attributes"),
+            formats=CONFIG["figures"]["formats"],
+            dpi=CONFIG["figures"]["dpi"],
+        ),
+    script:
+        "../scripts/plot_views.py"
+
+
+rule plot_perplexities:
+    input:
+        embeddings=lambda wildcards: [
+            *maps_of(wildcards.study, [wildcards.layer]),
+            *other_maps(wildcards.study, wildcards.layer),
+        ],
+        quality=rules.measure_quality.output.quality,
+        images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
+        classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
+    output:
+        figure=report(
+            "<results>/{study}/figures/embedding/perplexities/{layer}.png",
+            caption="../report/perplexities.rst",
+            category="Embedding",
+            subcategory="{study}",
+            labels={"layer": "{layer}", "view": "perplexities"},
+        ),
+        others=other_formats("<results>/{study}/figures/embedding/perplexities/{layer}.png"),
+        numbers="<results>/{study}/figures/embedding/perplexities/{layer}.csv",
+    log:
+        "<logs>/{study}/plot_perplexities/{layer}.log",
+    benchmark:
+        "<benchmarks>/{study}/plot_perplexities/{layer}.jsonl"
+    conda:
+        "../../environment.yml"
+    params:
+        **made_by(
+            "plot_perplexities",
+            formats=CONFIG["figures"]["formats"],
+            dpi=CONFIG["figures"]["dpi"],
+        ),
+    script:
+        "../scripts/plot_perplexities.py"
+
+
+rule plot_quality:
+    input:
+        embeddings=lambda wildcards: maps_of(wildcards.study, mapped_layers(wildcards.study)),
+        quality=rules.measure_quality.output.quality,
+        images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
+        classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
+    output:
+        figure=report(
+            "<results>/{study}/figures/embedding/quality/layers.png",
+            caption="../report/quality.rst",
+            category="Embedding",
+            subcategory="{study}",
+            labels={"view": "layers"},
+        ),
+        others=other_formats("<results>/{study}/figures/embedding/quality/layers.png"),
+        numbers="<results>/{study}/figures/embedding/quality/layers.csv",
+    log:
+        "<logs>/{study}/plot_quality.log",
+    benchmark:
+        "<benchmarks>/{study}/plot_quality.jsonl"
+    conda:
+        "../../environment.yml"
+    params:
+        **made_by(
+            "plot_quality",
+            formats=CONFIG["figures"]["formats"],
+            dpi=CONFIG["figures"]["dpi"],
+        ),
+    script:
+        "../scripts/plot_quality.py"

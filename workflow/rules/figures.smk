@@ -21,6 +21,7 @@ def figures_of(name):
         patch_figures,
         projection_figures,
         direction_figures,
+        neighbour_figures,
         embedding_figures,
         occlusion_figures,
         occlusion_score_figures,
@@ -45,7 +46,6 @@ def artifacts_of(name):
     exhibits = exhibits_of(name)
     strongest = [file for exhibit in exhibits for file in strongest_of(name, exhibit)]
     ranked = [*chosen_layers(name), *([occluded_layer(name)] if strongest else [])]
-    embedded = embedded_layer(name)
     return [
         *images_of(name),
         *model_of_study(name),
@@ -59,9 +59,12 @@ def artifacts_of(name):
         *made(rules.rank_patches, layer=dict.fromkeys(ranked)),
         *made(rules.project_patches, layer=projected_layers(name)),
         *made(rules.rank_directions, layer=directed_layers(name)),
-        *made(rules.find_neighbours, layer=embedded),
-        *made(rules.embed_codes, layer=embedded),
-        *made(rules.arrange_grid, layer=embedded),
+        *made(rules.find_nearest, exhibit=exhibits),
+        *made(rules.classify_neighbours, layer=compared_layers(name)),
+        *made(rules.find_neighbours, layer=mapped_layers(name)),
+        *judged_maps(name)["embeddings"],
+        *made(rules.measure_quality),
+        *made(rules.arrange_grid, layer=embedded_layer(name)),
         *made(rules.sweep_occlusion, exhibit=exhibits),
         *strongest,
         *made(rules.record_saliency, exhibit=exhibits),
@@ -142,11 +145,25 @@ def direction_figures(study):
     return drawn(rules.plot_directions, study=study, layer=directed_layers(study))
 
 
+def neighbour_figures(study):
+    """Return the figures of a study's nearest images: one an exhibit, and one of all votes."""
+    return [
+        *drawn(rules.plot_nearest, study=study, exhibit=exhibits_of(study)),
+        *drawn(rules.plot_accuracy, study=study),
+    ]
+
+
 def embedding_figures(study):
-    """Return the figures of a study's embedding."""
+    """Return the figures of a study's embedding, and of its maps beside each other."""
     layer = embedded_layer(study)
-    plots = (rules.plot_scatter, rules.plot_grid)
-    return [file for plot in plots for file in drawn(plot, study=study, layer=layer)]
+    plots = [rules.plot_scatter, rules.plot_views, rules.plot_grid]
+    if other_maps(study, layer):
+        plots.append(rules.plot_perplexities)
+    compared = [study] if len(mapped_layers(study)) > 1 else []
+    return [
+        *(file for plot in plots for file in drawn(plot, study=study, layer=layer)),
+        *drawn(rules.plot_quality, study=compared),
+    ]
 
 
 def strongest_of(study, exhibit):

@@ -5,7 +5,8 @@ from convatlas.job import Job
 
 with Job.of(snakemake) as job:
     find_neighbours(
-        activations=snakemake.input.activations,
+        activations=snakemake.input.get("activations"),
+        images=snakemake.input.get("images"),
         output=snakemake.output.neighbours,
         recipe=job.recipe,
         layer=snakemake.wildcards.layer,

@@ -95,10 +95,10 @@ def plot_scatter(
             f"{placed.perplexity:.3g}); the axes have no unit",
         )
         axes = style.panel(figure, style.MARGIN, style.HEADING, _SIDE, _SIDE)
-        _frame(axes, placed.position)
+        frame(axes, placed.position)
         left = style.MARGIN + _SIDE + 0.15
         if not len(present):
-            _dots(axes, placed.position, colour=style.COLOURS[0])
+            dots(axes, placed.position, colour=style.COLOURS[0])
             style.write(paper, left, style.HEADING + 0.1, "no labels", colour=style.SOFT)
         elif few:
             _draw_few(figure, paper, axes, points, present, left)
@@ -117,10 +117,10 @@ def plot_scatter(
     write_csv(Path(output).with_suffix(".csv"), columns)
 
 
-def _frame(axes: Axes, position: NDArray[Any]) -> None:
+def frame(axes: Axes, position: NDArray[Any]) -> None:
     """Give the axes a square of data with room around it, and no ticks."""
     low, high = position.min(0), position.max(0)
-    half = float((high - low).max()) / 2 * 1.06 or 1.0
+    half = float((high - low).max()) / 2 * 1.06 or 1.0  # all on one point
     centre = (low + high) / 2
     axes.set_xlim(centre[0] - half, centre[0] + half)
     axes.set_ylim(centre[1] - half, centre[1] + half)
@@ -131,10 +131,21 @@ def _frame(axes: Axes, position: NDArray[Any]) -> None:
         spine.set(visible=True, color=style.RULE)
 
 
-def _dots(axes: Axes, position: NDArray[Any], *, colour: Any, marker: str = "o") -> None:
-    """Draw points, smaller the more there are; as pixels where vectors would be too many."""
-    total = len(position)
-    size = float(np.clip(6000 / max(total, 1), 2, 22))
+def dots(
+    axes: Axes,
+    position: NDArray[Any],
+    *,
+    colour: Any,
+    marker: str = "o",
+    total: int | None = None,
+    share: float = 1.0,
+) -> None:
+    """Draw points, smaller the more there are; as pixels where vectors would be too many.
+
+    `total` is how many there are on the map, if more than these; `share` shrinks their area.
+    """
+    total = total or len(position)
+    size = float(np.clip(6000 / max(total, 1), 2, 22)) * share
     axes.scatter(
         position[:, 0],
         position[:, 1],
@@ -147,7 +158,7 @@ def _dots(axes: Axes, position: NDArray[Any], *, colour: Any, marker: str = "o")
     )
 
 
-def _look(place: int) -> tuple[str, str]:
+def look(place: int) -> tuple[str, str]:
     """Return the colour and the marker of the class at a place of the legend, no pair twice."""
     turn, colour = divmod(place, len(style.COLOURS))
     return style.COLOURS[colour], style.MARKERS[(colour + turn) % len(style.MARKERS)]
@@ -161,12 +172,12 @@ def _draw_few(
     present: NDArray[Any],
     left: float,
 ) -> None:
-    looks = {int(label): _look(place) for place, label in enumerate(present)}
+    looks = {int(label): look(place) for place, label in enumerate(present)}
     unlabelled = points.label < 0
     if unlabelled.any():
-        _dots(axes, points.position[unlabelled], colour=style.RULE)
+        dots(axes, points.position[unlabelled], colour=style.RULE)
     for label, (colour, marker) in looks.items():
-        _dots(axes, points.position[points.label == label], colour=colour, marker=marker)
+        dots(axes, points.position[points.label == label], colour=colour, marker=marker)
     entries = [
         (colour, marker, class_name(points.classes, label), int((points.label == label).sum()))
         for label, (colour, marker) in looks.items()
@@ -197,9 +208,9 @@ def _draw_many(figure: Figure, paper: Axes, axes: Axes, points: _Points, left: f
     colours = mpl.colormaps[style.QUANTITY](norm(points.label))
     colours[points.label < 0] = mpl.colors.to_rgba(style.RULE)
     right = ~points.wrong
-    _dots(axes, points.position[right], colour=colours[right])
+    dots(axes, points.position[right], colour=colours[right])
     if points.wrong.any():
-        _dots(axes, points.position[points.wrong], colour=colours[points.wrong], marker="x")
+        dots(axes, points.position[points.wrong], colour=colours[points.wrong], marker="x")
     _name_landmarks(figure, axes, points)
     top = style.HEADING
     if (points.predicted >= 0).any():

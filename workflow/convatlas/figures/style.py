@@ -47,6 +47,7 @@ DPI = 240
 _SIGNAL_PERCENTILE = 99.0
 _MOST_PIXELS = 100e6  # a larger page gets fewer dots to the inch
 _FAMILY = "DejaVu Sans"  # comes with matplotlib, so every machine has it
+_TICK = 1.1  # inches of a name at an axis
 _LONGEST = 400  # letters of a line; more don't fit on any page, and measuring takes its time
 
 INK = "#1a1a1a"
@@ -306,6 +307,33 @@ def head(axes: Axes, title: str, subtitle: str) -> None:
     width = axes.get_xlim()[1] - 2 * MARGIN
     write(axes, MARGIN, 0.17, title, width=width, size=HEAD, bold=True)
     write(axes, MARGIN, 0.33, subtitle, width=width, size=SMALL, colour=SOFT)
+
+
+def slanted(names: Sequence[str], width: float) -> bool:
+    """Say whether names beside each other on a horizontal axis need more room than there is."""
+    letter = 0.052  # inches, of the small type, at a guess
+    return any(min(len(n), _TICK / letter) * letter > 0.9 * width / len(names) for n in names)
+
+
+def tick_room(names: Sequence[str], width: float) -> float:
+    """Return the height that the names below a horizontal axis of some width take."""
+    longest = max((min(len(name) * 0.052, _TICK) for name in names), default=0.0)
+    return 0.2 + (0.5 * longest if slanted(names, width) else 0)
+
+
+def name_ticks(axes: Axes, names: Sequence[str]) -> None:
+    """Name the places 0, 1, ... of a horizontal axis, slanted where the names need the room."""
+    figure = axes.get_figure(root=True)
+    if figure is None:
+        raise ValueError("these axes are on no figure")
+    slant = slanted(names, axes.get_position().width * figure.get_size_inches()[0])
+    axes.set_xticks(
+        range(len(names)),
+        [shorten(figure, name, _TICK, SMALL) for name in names],
+        rotation=30 if slant else 0,
+        ha="right" if slant else "center",
+        rotation_mode="anchor",
+    )
 
 
 def number(value: float) -> str:
