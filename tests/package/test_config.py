@@ -166,6 +166,8 @@ def test_large_perplexity_brings_its_neighbours(base: Path) -> None:
     assert neighbours(perplexity=10) == neighbours(perplexity=50) == 150
     assert neighbours(perplexity=60) == 180
     assert neighbours(perplexity=50, neighbours=200) == 200
+    assert neighbours(perplexity=20, neighbours=90) == 90  # too few for a default of `perplexities`
+    assert neighbours(perplexities=[5, 70]) == neighbours(perplexity=3, perplexities=[70]) == 210
 
 
 def test_folder_without_size_takes_that_of_the_weights(base: Path) -> None:
@@ -253,8 +255,12 @@ MESSAGES = [
     ),
     ({"figures__formats": ["jpg"]}, "figures.formats[0]: 'jpg' is not png, svg or pdf."),
     (
-        {"analyses__embedding": {"perplexity": 50, "neighbours": 100}},
-        "analyses.embedding.perplexity: 50 needs at least 150 neighbours",
+        {"analyses__embedding": {"perplexity": 60, "neighbours": 100}},
+        "analyses.embedding.perplexity: 60 needs at least 180 neighbours",
+    ),
+    (
+        {"analyses__embedding": {"perplexities": [5, 60], "neighbours": 100}},
+        "analyses.embedding.perplexities: 60 needs at least 180 neighbours",
     ),
     ({"datasets__digits": {}}, "datasets.digits.source: is missing. Where the images come from"),
     (

@@ -58,6 +58,17 @@ ARTIFACTS = {
     "neighbours": store.Neighbours(numbers(6, 3), whole(6, 2), numbers(6, 2), "c"),
     "embedding": store.Embedding(numbers(6, 2), "c", 0.25),
     "grid": store.Grid(whole(3, 3), "c"),
+    "quality": store.Quality(
+        np.array(["c", "pixels"], object), numbers(2), numbers(2), numbers(2), numbers(2),
+        numbers(2), numbers(2), 10, 50, 40,
+    ),
+    "nearest": store.Nearest(
+        np.array(["pixels", "c"], object), whole(2, 3), numbers(2, 3).astype(float), 4
+    ),
+    "votes": store.Votes(
+        whole(4), whole(4), whole(4), whole(4) > 3, whole(4, 2), numbers(4, 2).astype(float), 6,
+        0.5, 3, 2, 0.1, 0.9, "c",
+    ),
     "occlusion": store.Occlusion(
         whole(2), whole(3), numbers(2, 3, 5), numbers(2, 3), numbers(5), 1.5, (8, 9), (4, 5),
         (0.5, 1, 2), "c", 7, 2.5, (1, 2), 3,

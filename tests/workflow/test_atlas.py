@@ -28,6 +28,7 @@ IMAGES = {"scenes": 24, "pictures": 18}
 LAYERS = {"scenes": ["relu2"], "pictures": ["first.1", "second.1"]}
 EXHIBITS = {"scenes": 1, "pictures": 2}
 CODE = {"scenes": "relu5", "pictures": "mean"}
+MAPPED = {study: ["pixels", *LAYERS[study], CODE[study]] for study in STUDIES}
 FILTERS = {"scenes": "conv1", "pictures": "first.0"}
 PER_UNIT, UNITS = 3, 2
 
@@ -42,9 +43,11 @@ ARTIFACTS = [
             "activations/1",
             "activations",
             "filters",
-            f"embedding/{CODE[study]}",
-            f"neighbours/{CODE[study]}",
             f"grid/{CODE[study]}",
+            "quality",
+            f"perplexities/{CODE[study]}/5",
+            *(f"{kind}/{layer}" for kind in ("embedding", "neighbours") for layer in MAPPED[study]),
+            *(f"votes/{layer}" for layer in ["pixels", *LAYERS[study]]),
             *(
                 f"{kind}/{layer}"
                 for kind in ("patches", "projections", "directions")
@@ -52,7 +55,7 @@ ARTIFACTS = [
             ),
             *(
                 f"{kind}/{exhibit}"
-                for kind in ("exhibits", "maps", "occlusion", "strongest", "saliency")
+                for kind in ("exhibits", "maps", "nearest", "occlusion", "strongest", "saliency")
                 for exhibit in range(EXHIBITS[study])
             ),
         )
@@ -70,7 +73,13 @@ def figures(study: str) -> list[str]:
             for kind in ("patches", "projections", "directions")
             for layer in LAYERS[study]
         ),
-        *(f"embedding/{kind}/{CODE[study]}" for kind in ("scatter", "grid")),
+        *(f"neighbours/{exhibit}" for exhibit in range(EXHIBITS[study])),
+        "neighbours/accuracy/layers",
+        *(
+            f"embedding/{kind}/{CODE[study]}"
+            for kind in ("scatter", "views", "grid", "perplexities")
+        ),
+        "embedding/quality/layers",
         *(f"occlusion/{exhibit}" for exhibit in range(EXHIBITS[study])),
         *(["occlusion_score/scenes"] if study == "scenes" else []),
         *(f"saliency/{exhibit}" for exhibit in range(EXHIBITS[study])),

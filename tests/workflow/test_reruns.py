@@ -50,8 +50,13 @@ PLOTS = {
     "plot_projections",
     "plot_directions",
     "plot_saliency",
+    "plot_nearest",
+    "plot_accuracy",
     "plot_scatter",
+    "plot_views",
     "plot_grid",
+    "plot_perplexities",
+    "plot_quality",
     "plot_occlusion",
     "plot_occlusion_score",
     "plot_growth",
@@ -59,16 +64,19 @@ PLOTS = {
 }
 END = {"record_provenance", "build_report"}
 
+VIEWS = {"plot_views", "plot_perplexities", "plot_quality"}
+
 AFTER: dict[str, set[str]] = {
     "prepare_images": {
         *("train_model", "extract_activations", "score_predictions", "rank_patches"),
         *("pick_exhibit", "project_patches", "project_strongest", "sweep_occlusion"),
         *("score_scenes", "plot_patches", "plot_projections", "plot_scatter", "plot_grid"),
-        *("rank_directions", "plot_directions"),
+        *("rank_directions", "plot_directions", "find_nearest", "plot_nearest"),
+        *("classify_neighbours", "find_neighbours", "measure_quality", *VIEWS),
     },
     "list_classes": {
         *("plot_maps", "plot_patches", "plot_scatter", "plot_grid", "plot_occlusion"),
-        *("plot_occlusion_score", "plot_saliency", "plot_directions"),
+        *("plot_occlusion_score", "plot_saliency", "plot_directions", "plot_nearest", *VIEWS),
     },
     "import_model": {*RUNNING, "cut_filters"},
     "train_model": {*RUNNING, "cut_filters", "plot_training"},
@@ -76,18 +84,21 @@ AFTER: dict[str, set[str]] = {
         *(RUNNING - {"score_scenes", "record_saliency"}),
         *("cut_filters", "score_predictions", "rank_patches"),
         *("plot_maps", "plot_patches", "plot_directions", "plot_occlusion", "plot_growth"),
+        "find_nearest",
     },
     "extract_activations": {
         *("gather_activations", "score_predictions", "rank_patches", "find_neighbours"),
-        "rank_directions",
+        *("rank_directions", "find_nearest", "classify_neighbours"),
     },
     "gather_activations": {
-        *("score_predictions", "rank_patches", "find_neighbours", "rank_directions")
+        *("score_predictions", "rank_patches", "find_neighbours", "rank_directions"),
+        *("find_nearest", "classify_neighbours"),
     },
-    "score_predictions": {"plot_scatter"},
+    "score_predictions": {"plot_scatter", "plot_views", "plot_accuracy"},
     "pick_exhibit": {
         *("list_exhibits", "record_maps", "sweep_occlusion", "project_strongest"),
         *("plot_maps", "plot_occlusion", "plot_growth", "record_saliency", "plot_saliency"),
+        "find_nearest",
     },
     "list_exhibits": {"score_scenes"},
     "record_maps": {"plot_maps"},
@@ -99,8 +110,12 @@ AFTER: dict[str, set[str]] = {
     "rank_directions": {"plot_directions"},
     "record_saliency": {"plot_saliency"},
     "project_patches": {"plot_projections"},
-    "find_neighbours": {"embed_codes"},
-    "embed_codes": {"arrange_grid", "plot_scatter"},
+    "find_nearest": {"plot_nearest"},
+    "classify_neighbours": {"plot_accuracy"},
+    "find_neighbours": {"embed_codes", "embed_otherwise", "measure_quality"},
+    "embed_codes": {"arrange_grid", "plot_scatter", "measure_quality", *VIEWS},
+    "embed_otherwise": {"measure_quality", "plot_perplexities"},
+    "measure_quality": {"plot_quality", "plot_perplexities"},
     "arrange_grid": {"plot_grid"},
     "sweep_occlusion": {"project_strongest", "plot_occlusion"},
     "project_strongest": {"plot_occlusion"},
@@ -138,6 +153,8 @@ def follows(rule: str, job: str, after: str, later: str) -> bool:
         return after in {"train_model", *END}
     if rule == "prepare_images" and after == "train_model":
         return True  # it is judged on the images
+    if rule in ("extract_activations", "gather_activations") and second.get("layer") == "pixels":
+        return after in END
     if after == "plot_growth" and rule == "pick_exhibit":
         return first["exhibit"] == "0"
     if rule == "rank_patches" and after == "project_strongest":
@@ -200,6 +217,7 @@ class Row:
     of: Mapping[str, str] = field(default_factory=dict)
     new: Mapping[str, set[str]] = field(default_factory=dict)
     gone: Mapping[str, str] = field(default_factory=dict)  # jobs of the atlas no longer wanted
+    without: frozenset[str] = frozenset()  # rules of which no job is wanted any longer
     unknown: str = ""  # the study whose layers aren't known
 
     def expected(self, jobs: Plan) -> Plan:
@@ -211,6 +229,7 @@ class Row:
                 or any(wildcards_of(job).get(key) != value for key, value in self.gone.items())
             }
             for rule, named in jobs.items()
+            if rule not in self.without
         }
         plan = affected(kept, select(kept, self.rules, self.of)) if self.rules else {}
         for rule, named in self.new.items():
@@ -227,9 +246,11 @@ def row(
     of: Mapping[str, str] | None = None,
     new: Mapping[str, set[str]] | None = None,
     gone: Mapping[str, str] | None = None,
+    without: str = "",
     unknown: str = "none",
 ) -> Row:
-    return Row(name, edit, frozenset(rules), of or {}, new or {}, gone or {}, unknown)
+    left_out = frozenset(without.split())
+    return Row(name, edit, frozenset(rules), of or {}, new or {}, gone or {}, left_out, unknown)
 
 
 def put(path: str, value: Any) -> Callable[[Place], None]:
@@ -357,21 +378,33 @@ LAYER = {
     **{rule: of("pictures", layer="first.2") for rule in ("rank_patches", "project_patches")},
     **{rule: of("pictures", layer="first.2") for rule in ("plot_patches", "plot_projections")},
     **{rule: of("pictures", layer="first.2") for rule in ("rank_directions", "plot_directions")},
+    **{rule: of("pictures", layer="first.2") for rule in ("find_neighbours", "embed_codes")},
+    "classify_neighbours": of("pictures", layer="first.2"),
 }
 NEW_EXHIBITS = {  # from two to six
     rule: set().union(*(of("pictures", exhibit=str(n)) for n in range(2, 6)))
     for rule in (
         *("pick_exhibit", "record_maps", "sweep_occlusion", "project_strongest"),
         *("plot_maps", "plot_occlusion", "record_saliency", "plot_saliency"),
+        *("find_nearest", "plot_nearest"),
     )
 }
 HEAD = {
     **{
         rule: of("pictures", layer="head")
-        for rule in ("find_neighbours", "embed_codes", "arrange_grid", "plot_scatter")
+        for rule in (
+            *("find_neighbours", "embed_codes", "arrange_grid", "plot_scatter", "plot_grid"),
+            *("plot_views", "plot_perplexities"),
+        )
     },
-    "plot_grid": of("pictures", layer="head"),
+    "embed_otherwise": of("pictures", layer="head", perplexity="5"),
 }
+OTHERWISE = {
+    "embed_otherwise": of("pictures", layer="mean", perplexity="4")
+    | of("scenes", layer="relu5", perplexity="4")
+}
+LISTING = ("find_nearest", "plot_accuracy", "measure_quality")  # they list the layers
+EMBEDDING_RULES = ("embed_codes", "embed_otherwise")
 SHARDS = of("scenes", shard="2") | of("pictures", shard="2")
 SCORE_SHARDS = of("scenes", network="trained", shard="2") | of(
     "scenes", network="untrained", shard="2"
@@ -404,24 +437,55 @@ CONFIG_ROWS = [
         put("analyses/directions/number", 0),
         *END,
     ),
+    row("analyses.neighbours.shown", put("analyses/neighbours/shown", 2), "find_nearest"),
+    row("analyses.neighbours.voters", put("analyses/neighbours/voters", 2), "classify_neighbours"),
+    row("analyses.neighbours.sample", put("analyses/neighbours/sample", 9), "classify_neighbours"),
+    row(
+        "analyses.neighbours.code",
+        put("analyses/neighbours/code", "max"),
+        *("find_nearest", "classify_neighbours"),
+        gone={"layer": "pixels"},  # which aren't touched by it
+    ),
     row(
         "analyses.embedding.layer",
         put(OWN + EMBEDDING + "layer", "head"),
-        *END,
+        *("measure_quality", *END),
         of=PICTURES,
         new=HEAD,
+        gone={"layer": "mean"},
     ),
-    row("analyses.embedding.code", put(EMBEDDING + "code", "max"), "find_neighbours"),
-    row("analyses.embedding.components", put(EMBEDDING + "components", 4), "find_neighbours"),
-    row("analyses.embedding.neighbours", put(EMBEDDING + "neighbours", 12), "find_neighbours"),
-    row("analyses.embedding.perplexity", put(EMBEDDING + "perplexity", 4), "embed_codes"),
-    row("analyses.embedding.iterations", put(EMBEDDING + "iterations", 60), "embed_codes"),
     row(
-        "analyses.embedding.early_exaggeration",
-        put(EMBEDDING + "early_exaggeration", 6),
-        "embed_codes",
+        "analyses.embedding.code",
+        put(EMBEDDING + "code", "max"),
+        "find_neighbours",
+        gone={"layer": "pixels"},
     ),
-    row("analyses.embedding.seed", put(EMBEDDING + "seed", 5), "embed_codes", "arrange_grid"),
+    row("analyses.embedding.components", put(EMBEDDING + "components", 4), "find_neighbours"),
+    row("analyses.embedding.neighbours", put(EMBEDDING + "neighbours", 20), "find_neighbours"),
+    row("analyses.embedding.perplexity", put(EMBEDDING + "perplexity", 4), "embed_codes"),
+    row(
+        "analyses.embedding.perplexities",
+        put(EMBEDDING + "perplexities", [4]),
+        *("measure_quality", *END),
+        new=OTHERWISE,
+        gone={"perplexity": "5"},
+    ),
+    row(
+        "analyses.embedding.compare",
+        put(EMBEDDING + "compare", False),
+        *("measure_quality", *END),
+        without="plot_quality",
+    ),
+    row("analyses.embedding.attributes", put(EMBEDDING + "attributes", []), "plot_views"),
+    *(
+        row(f"analyses.embedding.{key}", put(EMBEDDING + key, value), *EMBEDDING_RULES)
+        for key, value in (("iterations", 60), ("early_exaggeration", 6))
+    ),
+    row(
+        "analyses.embedding.seed",
+        put(EMBEDDING + "seed", 5),
+        *(*EMBEDDING_RULES, "arrange_grid", "measure_quality"),
+    ),
     row("analyses.embedding.grid", put(EMBEDDING + "grid", 4), "arrange_grid"),
     row("analyses.occlusion.size", put(OCCLUSION + "size", 16), *SWEEPING),
     # As a set, the numbers 8, 8 and 32 (the batch size) are those before.
@@ -471,7 +535,7 @@ CONFIG_ROWS = [
         "seed",
         put("seed", 7),
         *("pick_exhibit", "score_scenes", "project_patches", "plot_patches"),
-        *("rank_directions", "plot_directions"),
+        *("rank_directions", "plot_directions", "classify_neighbours"),
     ),
     row(
         "batch_size",
@@ -618,14 +682,14 @@ CONFIG_ROWS = [
     row(
         "studies.layers",
         put(OWN + "layers", ["first.1", "second.1", "first.2"]),
-        *("plot_maps", "plot_growth", *END),  # they list the layers
+        *("plot_maps", "plot_growth", *LISTING, *END),
         of=PICTURES,
         new=LAYER,
     ),
     row(
         "a layer less",
         put(OWN + "layers", ["second.1"]),
-        *("plot_maps", "plot_growth", *END),
+        *("plot_maps", "plot_growth", *LISTING, *END),
         of=PICTURES,
         gone={"study": "pictures", "layer": "first.1"},
     ),
@@ -720,9 +784,13 @@ FILE_ROWS = [
     row("another number of threads", append("workflow/profiles/workstation/config.yaml", "\n")),
 ]
 
+SHARED = {"embed_codes": EMBEDDING_RULES}  # scripts of several rules
+
 SCRIPT_ROWS = [
     row(
-        f"script {path.stem}", append(f"workflow/scripts/{path.name}", "\n_EDITED = 1\n"), path.stem
+        f"script {path.stem}",
+        append(f"workflow/scripts/{path.name}", "\n_EDITED = 1\n"),
+        *SHARED.get(path.stem, (path.stem,)),
     )
     for path in sorted((REPOSITORY / "workflow/scripts").glob("*.py"))
     if path.stem != "describe"  # makes nothing
@@ -840,7 +908,8 @@ def test_the_matrix_has_a_row_for_every_key_of_the_config() -> None:
 
 
 def test_the_matrix_has_a_row_for_every_module_and_rule(jobs: Plan) -> None:
-    assert {f"script {rule}" for rule in jobs} == {r.name for r in SCRIPT_ROWS}
+    scripts = {rule: script for script, rules in SHARED.items() for rule in rules}
+    assert {f"script {scripts.get(rule, rule)}" for rule in jobs} == {r.name for r in SCRIPT_ROWS}
     assert len(MODULE_ROWS) > 50
 
 

@@ -18,16 +18,21 @@ from running import REPOSITORY, Place
 RULES = sorted((REPOSITORY / "workflow/rules").glob("*.smk"))
 SCRIPTS = sorted((REPOSITORY / "workflow/scripts").glob("*.py"))
 PROFILES = REPOSITORY / "workflow/profiles"
-ANALYSES = (
-    "filters",
-    "maps",
-    "patches",
-    "projections",
-    "embedding",
-    "occlusion",
-    "receptive_fields",
-    "training",
-)
+PLOTS = {  # of each analysis
+    "filters": {"plot_filters"},
+    "maps": {"plot_maps"},
+    "patches": {"plot_patches"},
+    "projections": {"plot_projections"},
+    "directions": {"plot_directions"},
+    "neighbours": {"plot_nearest", "plot_accuracy"},
+    "embedding": {
+        *("plot_scatter", "plot_grid", "plot_views", "plot_perplexities", "plot_quality"),
+    },
+    "occlusion": {"plot_occlusion", "plot_occlusion_score"},
+    "saliency": {"plot_saliency"},
+    "receptive_fields": {"plot_growth"},
+    "training": {"plot_training"},
+}
 
 
 def working_rules() -> dict[str, str]:
@@ -143,18 +148,10 @@ def test_the_linter_finds_nothing(start: Place) -> None:
 
 
 def test_every_target_is_planned_from_nothing(start: Place) -> None:
-    assert "describe_model" in start.plan("--", "figures", "report", "describe", *ANALYSES)
+    assert "describe_model" in start.plan("--", "figures", "report", "describe", *PLOTS)
 
 
-@pytest.mark.parametrize(
-    ("target", "plots"),
-    [
-        ("embedding", {"plot_scatter", "plot_grid"}),
-        ("receptive_fields", {"plot_growth"}),
-        ("occlusion", {"plot_occlusion", "plot_occlusion_score"}),
-        *((name, {f"plot_{name}"}) for name in ANALYSES if name[0] not in "eor"),
-    ],
-)
+@pytest.mark.parametrize(("target", "plots"), PLOTS.items(), ids=PLOTS)
 def test_a_target_makes_the_figures_of_one_analysis(
     finished: Place, target: str, plots: set[str]
 ) -> None:

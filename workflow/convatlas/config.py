@@ -150,13 +150,27 @@ def _over(common: Config, own: Config) -> Config:
 
 
 def _with_neighbours(analyses: Config) -> Config:
-    """Return `analyses` with as many neighbours as a large perplexity needs, if none are set."""
+    """Return `analyses` whose neighbours and perplexities fit each other as far as not given.
+
+    Neighbours are as many as a large perplexity needs; where they are given, the further
+    perplexities are those for which they are enough.
+    """
     embedding = analyses.get("embedding", {})
-    if not {"perplexity", "perplexities"} & embedding.keys() or "neighbours" in embedding:
-        return analyses
-    schema = read_schema("analyses")["properties"]["embedding"]["properties"]["neighbours"]
-    needed = max(schema["default"], math.ceil(_neighbours_for(embedding)))
-    return analyses | {"embedding": embedding | {"neighbours": needed}}
+    defaults = {
+        key: schema.get("default")
+        for key, schema in read_schema("analyses")["properties"]["embedding"]["properties"].items()
+    }
+    fitting: Config = {}
+    if "neighbours" not in embedding:
+        needed = math.ceil(_neighbours_for(defaults | embedding))
+        fitting = {"neighbours": max(defaults["neighbours"], needed)}
+    elif "perplexities" not in embedding:
+        most = embedding["neighbours"]
+        further = [
+            x for x in defaults["perplexities"] if _neighbours_for({"perplexity": x}) <= most
+        ]
+        fitting = {"perplexities": further}
+    return analyses | {"embedding": embedding | fitting} if embedding else analyses
 
 
 def _neighbours_for(embedding: Config) -> float:

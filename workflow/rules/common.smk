@@ -309,6 +309,13 @@ def compared_layers(name):
     return layers if taken else [PIXELS, *layers]
 
 
+def summary_for(name):
+    """Return a function of the wildcards: how an analysis sums up a map, which pixels don't need."""
+    return lambda wildcards: (
+        "mean" if wildcards.layer == PIXELS else analysis(name, "code")(wildcards)
+    )
+
+
 def codes_of(wildcards):
     """Return the files that hold the codes of a layer, or the pixels."""
     described = [layer.name for layer in described_layers(wildcards.study)]

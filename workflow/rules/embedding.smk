@@ -21,7 +21,7 @@ rule find_neighbours:
     params:
         **made_by(
             "find_neighbours",
-            summary=analysis("embedding", "code"),
+            summary=summary_for("embedding"),
             components=analysis("embedding", "components"),
             neighbours=analysis("embedding", "neighbours"),
         ),

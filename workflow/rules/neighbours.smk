@@ -48,7 +48,7 @@ rule classify_neighbours:
     params:
         **made_by(
             "classify_neighbours",
-            summary=analysis("neighbours", "code"),
+            summary=summary_for("neighbours"),
             voters=analysis("neighbours", "voters"),
             sample=analysis("neighbours", "sample"),
             seed=CONFIG["seed"],

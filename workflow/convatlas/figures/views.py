@@ -286,9 +286,9 @@ def plot_perplexities(
     Above each stands its perplexity, under it how well it keeps neighbours (see
     `plot_quality`). The CSV has every point of every map.
     """
-    placed = sorted(
-        (store.read(store.Embedding, path) for path in embeddings), key=lambda x: x.perplexity
-    )
+    read = (store.read(store.Embedding, path) for path in embeddings)
+    # With few images several were lowered to the same one.
+    placed = [x for _, x in sorted({x.perplexity: x for x in read}.items())]
     judged = store.read(store.Quality, quality)
     layer = placed[0].layer
     title = f"Perplexities of the map by {layer}"
