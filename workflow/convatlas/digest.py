@@ -13,7 +13,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -225,7 +225,8 @@ def _collect(name: str, find: Finder, closure: _Closure) -> None:
     for i in range(1, len(parts)):  # importing a.b.c runs a and a.b first
         _collect(".".join(parts[:i]), find, closure)
     for imported in _imports(path, name):
-        _collect(imported, find, closure)
+        if imported not in closure.files:
+            _collect(imported, find, closure)
 
 
 @cache
@@ -245,23 +246,37 @@ def _parse(path: Path) -> ast.Module:
 def _imports(path: Path, name: str) -> list[str]:
     """Return the dotted names that a module may import, relative ones made absolute."""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    found: list[str] = []
-    for node in ast.walk(_parse(path)):
+    found: dict[str, None] = {}
+    for node in _statements(_parse(path)):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            found.update((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
-            found.append(source)
-            found += [f"{source}.{alias.name}" if source else alias.name for alias in node.names]
-    return found
+            found[source] = None
+            found.update(
+                (f"{source}.{alias.name}" if source else alias.name, None) for alias in node.names
+            )
+    return list(found)
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield a tree's root and all statements in it: a tenth of the nodes that it has."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, block, None)
+            if isinstance(inner, list):  # not the one expression of a lambda or a conditional
+                waiting += inner
 
 
 @cache
 def _meaning(path: Path) -> str:
     """Return a module's syntax tree without docstrings, as text."""
     tree = _parse(path)
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             if (
