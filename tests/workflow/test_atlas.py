@@ -29,6 +29,7 @@ LAYERS = {"scenes": ["relu2"], "pictures": ["first.1", "second.1"]}
 EXHIBITS = {"scenes": 1, "pictures": 2}
 CODE = {"scenes": "relu5", "pictures": "mean"}
 FILTERS = {"scenes": "conv1", "pictures": "first.0"}
+DEEPER = {"scenes": "conv2", "pictures": "second.0"}
 PER_UNIT, UNITS = 3, 2
 
 ARTIFACTS = [
@@ -41,7 +42,8 @@ ARTIFACTS = [
             "activations/0",
             "activations/1",
             "activations",
-            "filters",
+            f"filters/{FILTERS[study]}",
+            f"filters/{DEEPER[study]}",
             f"embedding/{CODE[study]}",
             f"neighbours/{CODE[study]}",
             f"grid/{CODE[study]}",
@@ -64,6 +66,9 @@ def figures(study: str) -> list[str]:
     """Return what figures a study has, without their suffix."""
     return [
         f"filters/{FILTERS[study]}",
+        f"filters/frequency/{FILTERS[study]}",
+        f"filters/kernels/{DEEPER[study]}",
+        *(f"filters/redundancy/{layer[study]}" for layer in (FILTERS, DEEPER)),
         *(f"maps/{exhibit}" for exhibit in range(EXHIBITS[study])),
         *(
             f"{kind}/{layer}"

@@ -149,10 +149,11 @@ def test_every_target_is_planned_from_nothing(start: Place) -> None:
 @pytest.mark.parametrize(
     ("target", "plots"),
     [
+        ("filters", {"plot_filters", "plot_frequency", "plot_redundancy", "plot_kernels"}),
         ("embedding", {"plot_scatter", "plot_grid"}),
         ("receptive_fields", {"plot_growth"}),
         ("occlusion", {"plot_occlusion", "plot_occlusion_score"}),
-        *((name, {f"plot_{name}"}) for name in ANALYSES if name[0] not in "eor"),
+        *((name, {f"plot_{name}"}) for name in ANALYSES if name[0] not in "efor"),
     ],
 )
 def test_a_target_makes_the_figures_of_one_analysis(
@@ -194,6 +195,9 @@ def test_exhibits_that_one_job_sweeps(finished: Place) -> None:
 def test_any_figure_can_be_asked_for_by_its_file(start: Place) -> None:
     names = (
         "filters/first.0",
+        "filters/frequency/first.0",
+        "filters/redundancy/second.0",
+        "filters/kernels/second.0",
         "maps/0",
         "patches/first.1",
         "projections/first.1",
