@@ -58,6 +58,8 @@ def share_beyond(weight: Array, stride: tuple[int, int]) -> Array:
     """
     correlation, y, x = autocorrelation(weight)
     total = _energy(correlation)
+    if stride == (1, 1):
+        return np.where(total > 0, 0, np.nan)  # exactly
     inside = np.sinc(y / stride[0]) / stride[0] * np.sinc(x / stride[1]) / stride[1]
     return 1 - _share(np.tensordot(correlation, inside, 2), total)
 

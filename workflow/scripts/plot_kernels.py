@@ -6,6 +6,7 @@ from convatlas.job import Job
 with Job.of(snakemake) as job:
     plot_kernels(
         filters=snakemake.input.filters,
+        units=snakemake.params.units,
         output=snakemake.output.figure,
         formats=snakemake.params.formats,
         dpi=snakemake.params.dpi,

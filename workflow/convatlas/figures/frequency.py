@@ -17,7 +17,7 @@ from convatlas.figures import style
 from convatlas.files import write_csv
 from convatlas.spectra import HIGH, MIDDLE, NOISE, noise_beyond
 
-_LEFT, _BETWEEN = 0.5, 0.62  # beside the panels, in inches
+_LEFT, _BETWEEN, _RIGHT = 0.5, 0.84, 0.46  # beside the panels, in inches
 _TALL, _TITLE, _AXIS = 1.45, 0.26, 0.42  # of a panel, above it, below it
 _BANDS = ("low", "middle", "high")
 _STRONG = 0.1  # RMS from which Zeiler & Fergus scaled filters down, inputs in -128 to 128
@@ -41,7 +41,7 @@ def plot_frequency(
     """
     found = store.read(store.Filters, filters)
     title = f"Frequencies of the filters of {found.layer}"
-    wide = (style.PAGE - 2 * _LEFT - _BETWEEN + 0.3) / 2
+    wide = (style.PAGE - _LEFT - _BETWEEN - _RIGHT) / 2
     step = _TITLE + _TALL + _AXIS
     with style.page(
         output,
@@ -56,7 +56,7 @@ def plot_frequency(
         panels = []
         for place, name in enumerate(
             (
-                "peak frequency",
+                "peak frequency, in cycles a pixel",
                 f"share of energy above {_fraction(HIGH)} cycles a pixel",
                 "root mean square of the weights",
                 f"share of energy beyond what stride {_stride(found.stride)} can sample",
@@ -68,11 +68,11 @@ def plot_frequency(
             panels.append(style.panel(figure, left, top + _TITLE, wide, _TALL))
         _draw_peaks(panels[0], found.peak)
         _draw_sorted(panels[1], found.high, style.COLOURS[0])
-        _draw_limit(panels[1], NOISE[2], "white noise")
+        _draw_limit(panels[1], NOISE[2], "white\nnoise")
         _draw_rms(panels[2], found)
         _draw_sorted(panels[3], found.aliased, style.COLOURS[0])
         _draw_limit(
-            panels[3], noise_beyond((int(found.stride[0]), int(found.stride[1]))), "white noise"
+            panels[3], noise_beyond((int(found.stride[0]), int(found.stride[1]))), "white\nnoise"
         )
     numbers: dict[str, Any] = {"unit": range(len(found.weight))}
     for name in _COLUMNS:
@@ -120,7 +120,7 @@ def _draw_peaks(axes: Axes, peak: NDArray[np.floating]) -> None:
             str(count), (place, base), (0, 2), textcoords="offset points", ha="center", va="bottom"
         )
     edges = (f"below {_fraction(MIDDLE)}", f"{_fraction(MIDDLE)} to {_fraction(HIGH)}")
-    spans = (*edges, f"above {_fraction(HIGH)} cycles a pixel")
+    spans = (*edges, f"above {_fraction(HIGH)}")
     axes.set_xticks(range(3), [f"{n}\n{s}" for n, s in zip(_BANDS, spans, strict=True)])
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.5, 2.5)
@@ -152,16 +152,18 @@ def _draw_sorted(
 
 
 def _draw_limit(axes: Axes, value: float, name: str) -> None:
+    """Draw a dashed line, and its name to the right of the panel, where no dot is."""
     axes.axhline(value, color=style.INK, linewidth=0.7, linestyle=(0, (3, 2)), zorder=1)
     axes.annotate(
         f"{name} {value:.2g}",
-        (0.0, value),
-        (2, 2),
+        (1.0, value),
+        (2, 0),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         size=style.TINY,
         color=style.SOFT,
-        va="bottom",
+        va="center",
+        annotation_clip=False,
     )
 
 
@@ -183,7 +185,7 @@ def _draw_rms(axes: Axes, found: store.Filters) -> None:
     axes.minorticks_off()
     axes.set_xlim(0, len(found.rms) + 1)
     axes.set_xlabel("filters from low to high")
-    _draw_limit(axes, _STRONG, "limit of Zeiler & Fergus")
+    _draw_limit(axes, _STRONG, "limit of\nZeiler &\nFergus")
     if scales:
         axes.legend(loc="upper left", ncols=2, handletextpad=0.2, columnspacing=1.0, borderpad=0)
 

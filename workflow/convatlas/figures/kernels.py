@@ -57,10 +57,12 @@ def plot_kernels(
     blocks = [_assemble(kernels, scale, each, gap, across) for kernels in weight]
     tall = blocks[0].shape[0] / style.DPI
     step = max(tall, _LEAST) + _BETWEEN
+    wide = _TEXT + blocks[0].shape[1] / style.DPI + 0.12
+    beside = max(1, int((style.PAGE - 2 * style.MARGIN + 0.12) / wide))  # as in a depthwise layer
     title = f"Kernels of {found.layer}"
     with style.page(
         output,
-        size=(style.PAGE, style.HEADING + len(blocks) * step + style.MARGIN),
+        size=(style.PAGE, style.HEADING + -(-len(blocks) // beside) * step + style.MARGIN),
         title=title,
         formats=formats,
         dpi=dpi,
@@ -76,11 +78,12 @@ def plot_kernels(
             f"±{style.number(scale)}",
         )
         for place, (unit, block) in enumerate(zip(units, blocks, strict=True)):
-            top = style.HEADING + place * step
-            style.write(paper, style.MARGIN, top + 0.09, f"unit {unit}", width=_TEXT, bold=True)
+            left = style.MARGIN + place % beside * wide
+            top = style.HEADING + place // beside * step
+            style.write(paper, left, top + 0.09, f"unit {unit}", width=_TEXT, bold=True)
             style.write(
                 paper,
-                style.MARGIN,
+                left,
                 top + 0.2,
                 f"RMS {style.number(float(found.rms[unit]))}",
                 width=_TEXT - 0.04,
@@ -90,7 +93,7 @@ def plot_kernels(
             style.draw_image(
                 paper,
                 block,
-                style.MARGIN + _TEXT,
+                left + _TEXT,
                 top,
                 block.shape[1] / style.DPI,
                 tall,
@@ -101,7 +104,7 @@ def plot_kernels(
                     count = min(across, channels - line * across)
                     style.draw_rectangle(
                         paper,
-                        style.MARGIN + _TEXT,
+                        left + _TEXT,
                         top + line * each / style.DPI,
                         count * each / style.DPI,
                         each / style.DPI,
