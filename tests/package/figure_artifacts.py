@@ -116,6 +116,38 @@ def write_directions(path: Path, patches: store.Patches, count: int) -> None:
     )
 
 
+def write_filters(
+    path: Path,
+    weight: np.ndarray,
+    layer: str = "conv1",
+    similarity: np.ndarray | None = None,
+    groups: int = 1,
+    known: bool = True,
+) -> store.Filters:
+    """Write filters with made up numbers; those of frequencies only if `known`."""
+    units, rng = len(weight), np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(3), units) if known else np.full((units, 3), np.nan)
+    filters = store.Filters(
+        weight=np.asarray(weight, np.float32),
+        rms=np.sqrt(np.square(weight).mean((1, 2, 3))),
+        rms_pixels=np.full(units, 0.02 if known else np.nan),
+        low=shares[:, 0],
+        middle=shares[:, 1],
+        high=shares[:, 2],
+        peak=rng.uniform(0, 0.7, units) if known else np.full(units, np.nan),
+        aliased=shares[:, 2] / 2,
+        order=np.arange(units)[::-1],
+        similarity=np.eye(units, dtype=np.float32) if similarity is None else similarity,
+        layer=layer,
+        groups=groups,
+        stride=(2, 2),
+        middle_peaks=0.25 if known else np.nan,
+        mean_aliased=0.5 if known else np.nan,
+    )
+    store.write(path, filters, RECIPE)
+    return filters
+
+
 def write_exhibit(
     path: Path, size: tuple[int, int], label: int = 0, mask: np.ndarray | None = None
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from figure_artifacts import (
@@ -11,6 +13,7 @@ from figure_artifacts import (
     write_classes,
     write_directions,
     write_exhibit,
+    write_filters,
     write_images,
     write_patches,
     write_projections,
@@ -22,9 +25,12 @@ from convatlas.errors import LayerError
 from convatlas.figures import style
 from convatlas.figures.directions import plot_directions
 from convatlas.figures.filters import plot_filters
+from convatlas.figures.frequency import plot_frequency
+from convatlas.figures.kernels import plot_kernels
 from convatlas.figures.maps import plot_maps
 from convatlas.figures.patches import plot_patches
 from convatlas.figures.projections import plot_projections
+from convatlas.figures.redundancy import pairs_of, plot_redundancy
 from convatlas.files import read_csv
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -37,10 +43,6 @@ def area(path, colour) -> float:
 
 
 # ---------------------------------------------------------------------- filters
-
-
-def write_filters(path, weight, layer="conv1"):
-    store.write(path, store.Filters(np.asarray(weight, np.float32), layer), RECIPE)
 
 
 def test_filters_share_one_contrast_and_keep_their_colours(tmp_path):
@@ -78,6 +80,127 @@ def test_filters_of_any_shape_stay_on_the_page(tmp_path, shape):
     pixels = pixels_of(tmp_path / "f.png")
     for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
         assert (edge == 255).all()
+
+
+def test_frequencies_are_told_in_words_and_in_the_csv(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(style, "head", lambda axes, title, subtitle: told.append(subtitle))
+    weight = np.ones((4, 3, 5, 5))
+    weight[3] = 0
+    filters = write_filters(tmp_path / "f.h5", weight)
+    peak = np.array([0.05, 0.2, 0.5, np.nan])
+    filters = dataclasses.replace(filters, peak=peak, high=np.array([0.2, 0.3, 0.7, np.nan]))
+    store.write(tmp_path / "f.h5", filters, RECIPE)
+    plot_frequency(tmp_path / "f.h5", output=tmp_path / "f.png")
+    assert told == [
+        "1 of 3 filters has its peak in the middle band (white noise: 15 %); high frequencies "
+        "hold 40 % of a filter's energy; the stride aliases 50 %; 1 all zero"
+    ]
+    table = read_csv(tmp_path / "f.csv")
+    names = ["unit", "rms", "rms_pixels", "low", "middle", "high", "peak", "aliased"]
+    assert list(table) == names
+    assert table["peak"] == ["0.05", "0.2", "0.5", ""]
+    assert table["rms"] == ["1", "1", "1", "0"]
+
+
+@pytest.mark.parametrize("case", ["one", "all zero", "unknown scale", "many", "pixels"])
+def test_odd_frequencies(tmp_path, case):
+    weight = np.ones((300 if case == "many" else 1 if case == "one" else 6, 3, 7, 7)) / 50
+    weight *= 0 if case == "all zero" else 1
+    filters = write_filters(tmp_path / "f.h5", weight, LONG_LAYER, known=case != "all zero")
+    if case == "unknown scale":
+        filters = dataclasses.replace(filters, rms_pixels=np.full(6, np.nan), stride=(1, 1))
+    elif case == "pixels":
+        filters = dataclasses.replace(filters, rms_pixels=filters.rms, stride=(2, 1))
+    store.write(tmp_path / "f.h5", filters, RECIPE)
+    plot_frequency(tmp_path / "f.h5", output=tmp_path / "f.png", formats=["svg"], dpi=60)
+    assert len(read_csv(tmp_path / "f.csv")["unit"]) == len(weight)
+    pixels = pixels_of(tmp_path / "f.png")
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge == 255).all()
+
+
+def test_pairs_of_similar_filters(tmp_path):
+    alike = np.eye(4, dtype=np.float32)
+    for (a, b), value in {(0, 2): 0.5, (1, 3): 1, (0, 1): 0.875, (2, 3): -0.5}.items():
+        alike[a, b] = alike[b, a] = value
+    weight = np.ones((4, 3, 2, 2))
+    write_filters(tmp_path / "f.h5", weight, similarity=alike)
+    plot_redundancy(tmp_path / "f.h5", similar=0.875, output=tmp_path / "f.png")
+    table = read_csv(tmp_path / "f.csv")
+    assert list(zip(*table.values(), strict=True)) == [
+        ("pair", "1", "3", "1"),
+        ("pair", "0", "1", "0.875"),
+        ("nearest", "0", "1", "0.875"),
+        ("nearest", "1", "3", "1"),
+        ("nearest", "2", "0", "0.5"),
+        ("nearest", "3", "1", "1"),
+    ]
+    # Of two groups, the units 0 and 1 are a pair, and 2 and 3.
+    grouped = write_filters(tmp_path / "g.h5", weight, similarity=alike, groups=2)
+    first, second, value = pairs_of(grouped)
+    assert (first.tolist(), second.tolist(), value.tolist()) == ([0, 2], [1, 3], [0.875, -0.5])
+    plot_redundancy(tmp_path / "g.h5", similar=1.0, output=tmp_path / "g.png", dpi=60)
+    assert read_csv(tmp_path / "g.csv")["unit"] == ["0", "1", "2", "3"]
+    weight[1] = 0
+    write_filters(tmp_path / "z.h5", weight, similarity=np.eye(4, dtype=np.float32))
+    plot_redundancy(tmp_path / "z.h5", similar=0.9, output=tmp_path / "z.png", dpi=60)
+    assert read_csv(tmp_path / "z.csv")["unit"] == ["0", "2", "3"]  # the zero one is near none
+
+
+def test_the_channels_with_the_largest_weights_stand_for_a_pair(tmp_path):
+    weight = np.zeros((2, 30, 3, 3))
+    weight[0, 27], weight[1, 27] = 1, -1
+    alike = np.ones((2, 2), np.float32)
+    write_filters(tmp_path / "f.h5", weight, similarity=alike)
+    plot_redundancy(tmp_path / "f.h5", similar=0.9, output=tmp_path / "f.png")
+    kernel = 0.25**2  # of a side of about that many inches
+    assert area(tmp_path / "f.png", (0, 0, 0)) == pytest.approx(kernel, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 64, 1, 1), (700, 1, 3, 3), (30, 3, 5, 5), (41, 2, 1, 7), (2, 3, 31, 31)]
+)
+def test_redundancy_of_any_shape(tmp_path, shape):
+    weight = np.random.default_rng(0).normal(size=shape)
+    write_filters(tmp_path / "f.h5", weight, LONG_LAYER)
+    plot_redundancy(tmp_path / "f.h5", similar=0.9, output=tmp_path / "f.png", dpi=60)
+    pixels = pixels_of(tmp_path / "f.png")
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge == 255).all()
+
+
+def test_kernels_share_one_contrast_and_are_told_in_the_csv(tmp_path):
+    weight = np.zeros((3, 4, 2, 2))
+    weight[2, 1], weight[2, 2, 0, 1] = -1, 1
+    weight[0] = 9  # isn't drawn
+    write_filters(tmp_path / "f.h5", weight)
+    plot_kernels(tmp_path / "f.h5", units=[2, 1], output=tmp_path / "f.png")
+    assert area(tmp_path / "f.png", (0, 0, 0)) == pytest.approx(0.36**2, rel=0.05)
+    # Of eight kernels one is black, and a quarter of one is white.
+    assert area(tmp_path / "f.png", (128, 128, 128)) == pytest.approx(6.75 * 0.36**2, rel=0.05)
+    table = read_csv(tmp_path / "f.csv")
+    assert table["unit"] == ["2"] * 4 + ["1"] * 4
+    assert table["channel"] == ["0", "1", "2", "3"] * 2
+    assert table["rms"] == ["0", "1", "0.5", "0", *"0000"]
+    assert table["weight_0_1"] == ["0", "-1", "1", "0", *"0000"]
+    assert table["weight_1_0"] == ["0", "-1", "0", "0", *"0000"]
+    with pytest.raises(LayerError, match="no unit 3"):
+        plot_kernels(tmp_path / "f.h5", units=[3], output=tmp_path / "f.png")
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (16, 2048, 1, 1), (16, 2048, 3, 3), (16, 96, 5, 5), (3, 7, 1, 31)]
+)
+def test_kernels_of_any_shape_stay_on_the_page(tmp_path, shape):
+    write_filters(tmp_path / "f.h5", -np.ones(shape), LONG_LAYER)
+    units = list(range(shape[0]))
+    plot_kernels(tmp_path / "f.h5", units=units, output=tmp_path / "f.png", dpi=60)
+    pixels = pixels_of(tmp_path / "f.png")
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge == 255).all()
+    assert pixels.shape[0] / 60 < 20
+    assert len(read_csv(tmp_path / "f.csv")["unit"]) == shape[0] * shape[1]
 
 
 # ------------------------------------------------------------------------- maps

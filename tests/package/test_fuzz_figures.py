@@ -14,6 +14,7 @@ import pytest
 from figure_artifacts import (
     LONG_LAYER,
     RECIPE,
+    write_filters,
     write_images,
     write_layers,
     write_occlusion,
@@ -28,10 +29,14 @@ from convatlas import store
 from convatlas.classes import one_line, read_classes
 from convatlas.figures import style
 from convatlas.figures.embedding import plot_grid, plot_scatter
+from convatlas.figures.filters import plot_filters
+from convatlas.figures.frequency import plot_frequency
+from convatlas.figures.kernels import plot_kernels
 from convatlas.figures.maps import plot_maps
 from convatlas.figures.occlusion import plot_occlusion
 from convatlas.figures.patches import plot_patches
 from convatlas.figures.receptive_fields import plot_growth
+from convatlas.figures.redundancy import plot_redundancy
 from convatlas.files import read_csv, read_json, write_csv, write_json
 from convatlas.report.site import build_report
 from convatlas.store import Recipe
@@ -171,6 +176,20 @@ def test_patches_and_occlusion_show_any_class(tmp_path: Path) -> None:
         formats=FORMATS,
     )
     assert_drawn(tmp_path / "o.png")
+
+
+@FIGURES
+@pytest.mark.parametrize("name", ["$\\frac{", "<b>&", "写真", "x" * 5000])
+def test_figures_of_filters_show_any_layer(tmp_path: Path, name: str) -> None:
+    weight = np.random.default_rng(0).normal(size=(4, 3, 3, 3))
+    write_filters(tmp_path / "f.h5", weight, name)
+    common: dict[str, Any] = {"formats": ["svg"], "dpi": 40}
+    plot_filters(tmp_path / "f.h5", output=tmp_path / "a.png", **common)
+    plot_frequency(tmp_path / "f.h5", output=tmp_path / "b.png", **common)
+    plot_redundancy(tmp_path / "f.h5", similar=0.9, output=tmp_path / "c.png", **common)
+    plot_kernels(tmp_path / "f.h5", units=[0, 3], output=tmp_path / "d.png", **common)
+    for letter in "abcd":
+        assert_drawn(tmp_path / f"{letter}.png")
 
 
 @FIGURES

@@ -18,6 +18,7 @@ from convatlas.store import Recipe
 
 CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
 KINDS = (
+    *("frequency", "redundancy", "kernels"),
     *("filters", "maps", "patches", "projections", "scatter"),
     *("grid", "occlusion", "training", "receptive_fields", "saliency", "directions"),
     *("neighbours", "accuracy", "views", "perplexities", "quality"),

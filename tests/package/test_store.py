@@ -83,7 +83,10 @@ ARTIFACTS = {
         numbers(3, 4), numbers(3, 2), whole(3, 2), whole(3, 2, 2), whole(3, 2, 4), numbers(4),
         numbers(4), numbers(3), numbers(3), numbers(4), numbers(4), "c", "fc",
     ),
-    "filters": store.Filters(numbers(4, 3, 5, 5), "c"),
+    "filters": store.Filters(
+        numbers(4, 3, 5, 5), *(numbers(4) for _ in range(7)), whole(4), numbers(4, 4), "c", 2,
+        (4, 2), 0.25, 0.5,
+    ),
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ EXHIBITS = {"scenes": 1, "pictures": 2}
 CODE = {"scenes": "relu5", "pictures": "mean"}
 MAPPED = {study: ["pixels", *LAYERS[study], CODE[study]] for study in STUDIES}
 FILTERS = {"scenes": "conv1", "pictures": "first.0"}
+DEEPER = {"scenes": "conv2", "pictures": "second.0"}
 PER_UNIT, UNITS = 3, 2
 
 ARTIFACTS = [
@@ -42,7 +43,8 @@ ARTIFACTS = [
             "activations/0",
             "activations/1",
             "activations",
-            "filters",
+            f"filters/{FILTERS[study]}",
+            f"filters/{DEEPER[study]}",
             f"grid/{CODE[study]}",
             "quality",
             f"perplexities/{CODE[study]}/5",
@@ -67,6 +69,9 @@ def figures(study: str) -> list[str]:
     """Return what figures a study has, without their suffix."""
     return [
         f"filters/{FILTERS[study]}",
+        f"filters/frequency/{FILTERS[study]}",
+        f"filters/kernels/{DEEPER[study]}",
+        *(f"filters/redundancy/{layer[study]}" for layer in (FILTERS, DEEPER)),
         *(f"maps/{exhibit}" for exhibit in range(EXHIBITS[study])),
         *(
             f"{kind}/{layer}"

@@ -45,6 +45,9 @@ RUNNING = {  # what runs a network
 }
 PLOTS = {
     "plot_filters",
+    "plot_frequency",
+    "plot_redundancy",
+    "plot_kernels",
     "plot_maps",
     "plot_patches",
     "plot_projections",
@@ -85,6 +88,7 @@ AFTER: dict[str, set[str]] = {
         *("cut_filters", "score_predictions", "rank_patches"),
         *("plot_maps", "plot_patches", "plot_directions", "plot_occlusion", "plot_growth"),
         "find_nearest",
+        "plot_kernels",
     },
     "extract_activations": {
         *("gather_activations", "score_predictions", "rank_patches", "find_neighbours"),
@@ -102,7 +106,7 @@ AFTER: dict[str, set[str]] = {
     },
     "list_exhibits": {"score_scenes"},
     "record_maps": {"plot_maps"},
-    "cut_filters": {"plot_filters"},
+    "cut_filters": {"plot_filters", "plot_frequency", "plot_redundancy", "plot_kernels"},
     "rank_patches": {
         *("project_patches", "project_strongest", "plot_patches", "plot_projections"),
         *("rank_directions", "plot_directions"),
@@ -422,12 +426,13 @@ OWN = "studies/pictures/"
 
 CONFIG_ROWS = [
     # ---- the analyses' parameters
+    row("analyses.filters.similar", put("analyses/filters/similar", 0.8), "plot_redundancy", *END),
     row("analyses.maps.units", put("analyses/maps/units", 3), "plot_maps", *END),
     row("analyses.patches.per_unit", put("analyses/patches/per_unit", 2), "rank_patches", *END),
     row(
         "analyses.projections.units",
         put("analyses/projections/units", 3),
-        *("project_patches", "plot_patches", "plot_directions", *END),
+        *("project_patches", "plot_patches", "plot_directions", "plot_kernels", *END),
     ),
     row(
         "analyses.directions.number", put("analyses/directions/number", 5), "rank_directions", *END
@@ -535,7 +540,7 @@ CONFIG_ROWS = [
         "seed",
         put("seed", 7),
         *("pick_exhibit", "score_scenes", "project_patches", "plot_patches"),
-        *("rank_directions", "plot_directions", "classify_neighbours"),
+        *("rank_directions", "plot_directions", "classify_neighbours", "plot_kernels"),
     ),
     row(
         "batch_size",
@@ -900,9 +905,7 @@ def test_the_matrix_has_a_row_for_every_key_of_the_config() -> None:
         *leaves(definitions["shapes"], "datasets.shapes"),
         *leaves(definitions["folder"], "datasets.folder"),
     }
-    without = {
-        f"analyses.{name}" for name in ("filters", "receptive_fields", "saliency")
-    }  # no keys
+    without = {f"analyses.{name}" for name in ("receptive_fields", "saliency")}  # no keys
     kinds = {"datasets.shapes.source", "datasets.folder.source"}  # another kind of data set
     assert keys - without - kinds <= {r.name for r in CONFIG_ROWS}
 

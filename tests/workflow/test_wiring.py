@@ -19,7 +19,7 @@ RULES = sorted((REPOSITORY / "workflow/rules").glob("*.smk"))
 SCRIPTS = sorted((REPOSITORY / "workflow/scripts").glob("*.py"))
 PROFILES = REPOSITORY / "workflow/profiles"
 PLOTS = {  # of each analysis
-    "filters": {"plot_filters"},
+    "filters": {"plot_filters", "plot_frequency", "plot_redundancy", "plot_kernels"},
     "maps": {"plot_maps"},
     "patches": {"plot_patches"},
     "projections": {"plot_projections"},
@@ -191,6 +191,9 @@ def test_exhibits_that_one_job_sweeps(finished: Place) -> None:
 def test_any_figure_can_be_asked_for_by_its_file(start: Place) -> None:
     names = (
         "filters/first.0",
+        "filters/frequency/first.0",
+        "filters/redundancy/second.0",
+        "filters/kernels/second.0",
         "maps/0",
         "patches/first.1",
         "projections/first.1",

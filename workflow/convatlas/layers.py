@@ -7,7 +7,7 @@ is made by `convatlas.graph.describe`.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from convatlas.errors import DamagedFile, LayerError, did_you_mean
 from convatlas.files import read_json
 
+WEIGHTED = ("conv", "linear", "conv_transpose")  # kinds with weights that mix channels
 _AUTO_AT_MOST = 8  # more rows than a reader takes in
 
 
@@ -42,6 +43,7 @@ class Layer:
     inputs : names of the layers that feed it.
     deconvnet : why the deconvnet isn't defined from here down, or None if it is.
     weight : name of its weights in the state dict, if it has any.
+    groups : of a convolution, in which each unit sees its own share of the channels alone.
     stage_end, code, output : whether it is the last layer of its resolution, the one
         whose values serve as the image's code, the one that holds the class scores.
     """
@@ -58,6 +60,7 @@ class Layer:
     inputs: tuple[str, ...] = ()
     deconvnet: str | None = None
     weight: str | None = None
+    groups: int = 1
     stage_end: bool = False
     code: bool = False
     output: bool = False
@@ -88,6 +91,8 @@ class Layer:
         }
         if self.weight is not None:
             entry["weight"] = self.weight
+        if self.groups != 1:
+            entry["groups"] = self.groups
         if self.intervals is not None:
             entry["intervals"] = {"y": self.intervals[0], "x": self.intervals[1]}
         return entry
@@ -110,6 +115,7 @@ class Layer:
             inputs=tuple(entry["inputs"]),
             deconvnet=entry["deconvnet"],
             weight=entry.get("weight"),
+            groups=entry.get("groups", 1),
             stage_end=entry["stage_end"],
             code=entry["code"],
             output=entry["output"],
@@ -223,6 +229,51 @@ def code_layer(layers: Sequence[Layer]) -> str:
 def first_filters(layers: Sequence[Layer]) -> str | None:
     """Return the first convolution, whose filters can be looked at as pictures, if any."""
     return next((x.name for x in layers if x.kind == "conv" and x.weight), None)
+
+
+def filter_layers(layers: Sequence[Layer], chosen: Sequence[str]) -> list[str]:
+    """Return the convolutions whose filters are shown, in execution order.
+
+    These are the network's first, and those behind the chosen layers: each layer itself, if
+    it is one, or else those that feed it through no other layer with weights of its kind,
+    several where branches join. One that feeds another of them is left out, as the block
+    before is where a shortcut goes round a block.
+    """
+    by_name = {layer.name: layer for layer in layers}
+    found = {first_filters(layers)}
+    for name in chosen:
+        ends, waiting, seen = [], [name], set()
+        while waiting:
+            layer = by_name[waiting.pop()]
+            if layer.name in seen:
+                continue
+            seen.add(layer.name)
+            if layer.kind not in WEIGHTED:
+                waiting += layer.inputs
+            elif layer.kind == "conv" and layer.weight:
+                ends.append(layer)
+        behind = _upstream(by_name, [source for layer in ends for source in layer.inputs])
+        found |= {layer.name for layer in ends} - behind
+    return [layer.name for layer in layers if layer.name in found]
+
+
+def _upstream(layers: Mapping[str, Layer], names: Sequence[str]) -> set[str]:
+    """Return layers and all that feeds them."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += layers[name].inputs
+    return found
+
+
+def has_spectrum(layers: Sequence[Layer], name: str) -> bool:
+    """Say whether a layer's weights lie on the image's pixels, on no fewer than 3 x 3."""
+    layer = find_layer(layers, name)
+    above = [find_layer(layers, source) for source in layer.inputs]
+    return min(layer.size) >= 3 and all(x.size == x.stride == (1, 1) for x in above)
 
 
 def output_layer(layers: Sequence[Layer]) -> Layer:

@@ -469,10 +469,30 @@ class Directions:
 
 @dataclass(frozen=True)
 class Filters:
-    """The kernels of a layer that reads the network's input."""
+    """The kernels of a convolution, and what can be told of them without an image.
+
+    Numbers of frequencies are those of the layer that reads the image, nan for any other and
+    for a filter that is zero: `low`, `middle` and `high` are shares of the energy, `peak` is
+    in cycles a pixel, `aliased` is the share beyond what the layer's stride can sample.
+    """
 
     weight: Array = field(metadata=on("unit", "channel", "row", "column"))  # (U,C,h,w) float32
+    rms: Array = field(metadata=on("unit"))  # (U,) float64, root mean square of the weights
+    rms_pixels: Array = field(
+        metadata=on("unit")
+    )  # (U,) had the inputs been 0..255; nan if unknown
+    low: Array = field(metadata=on("unit"))  # (U,) float64, below 1/8
+    middle: Array = field(metadata=on("unit"))  # (U,) from 1/8 to 1/4
+    high: Array = field(metadata=on("unit"))  # (U,) above 1/4
+    peak: Array = field(metadata=on("unit"))  # (U,) where the power is largest
+    aliased: Array = field(metadata=on("unit"))  # (U,)
+    order: Array = field(metadata=on("unit"))  # (U,) int, units so that relatives stand together
+    similarity: Array = field(metadata=on("unit", "other"))  # (U,U) float32, of cosines
     layer: str = ""
+    groups: int = 1
+    stride: Any = (1, 1)  # vertical and horizontal, of the layer that reads the image
+    middle_peaks: float = float("nan")  # share of the filters whose peak is in the middle band
+    mean_aliased: float = float("nan")
 
 
 # ------------------------------------------------------------------------ images

@@ -31,8 +31,10 @@ from convatlas.files import check_writable, keep_inside
 from convatlas.job import HEAD
 from convatlas.layers import (
     code_layer,
+    filter_layers,
     find_layer,
     first_filters,
+    has_spectrum,
     last_map,
     pick_units,
     read_layers,
@@ -266,10 +268,14 @@ def of_layers(name, function, *arguments):
     return or_stop(function, *arguments, place=f"study {name}: ")
 
 
+def every_layer(name):
+    """Return all layers of a study's model; known once it is there."""
+    return or_stop(read_layers, layers_file(name))
+
+
 def described_layers(name):
     """Return the layers that a study stores; known once its model is there."""
-    described = or_stop(read_layers, layers_file(name))
-    return of_layers(name, stored_layers, described, STUDIES[name]["extract"])
+    return of_layers(name, stored_layers, every_layer(name), STUDIES[name]["extract"])
 
 
 def chosen_layers(name):
@@ -371,6 +377,15 @@ def chosen_units(name, layer):
     wanted = STUDIES[name]["analyses"]["projections"]["units"]
     found = of_layers(name, find_layer, described_layers(name), layer)
     return of_layers(name, pick_units, found, wanted, CONFIG["seed"]).tolist()
+
+
+def kernel_units(name, layer):
+    """Return the units of a convolution whose kernels are shown: at most 16, of listed ones those it has."""
+    wanted = STUDIES[name]["analyses"]["projections"]["units"]
+    found = of_layers(name, find_layer, every_layer(name), layer)
+    if not isinstance(wanted, int):
+        wanted = [unit for unit in wanted if unit < found.units]
+    return of_layers(name, pick_units, found, wanted, CONFIG["seed"]).tolist()[:16]
 
 
 def why_not_projected(name, layer):

@@ -54,7 +54,7 @@ def artifacts_of(name):
         *made(rules.score_predictions),
         *made(rules.pick_exhibit, exhibit=exhibits),
         *made(rules.list_exhibits),
-        *(made(rules.cut_filters) if filter_figures(name) else []),
+        *made(rules.cut_filters, layer=filtered_layers(name)),
         *made(rules.record_maps, exhibit=exhibits if chosen_maps(name) else []),
         *made(rules.rank_patches, layer=dict.fromkeys(ranked)),
         *made(rules.project_patches, layer=projected_layers(name)),
@@ -107,10 +107,29 @@ def leftovers_of(name):
     ]
 
 
+def filtered_layers(study):
+    """Return the layers whose filters are shown: the first convolution, those behind the chosen."""
+    return of_layers(study, filter_layers, every_layer(study), chosen_layers(study))
+
+
 def filter_figures(study):
-    """Return the filter figures of a study: none if its first layer isn't a convolution."""
-    layer = first_filters(described_layers(study))
-    return drawn(rules.plot_filters, study=study, layer=layer or [])
+    """Return the filter figures of a study: none of a network without convolutions.
+
+    Of the first, its filters, and their frequencies where its weights lie on pixels; of the
+    others the chosen units' kernels; and which filters are alike, if a group has two.
+    """
+    layers = every_layer(study)
+    shown = [find_layer(layers, name) for name in filtered_layers(study)]
+    first = [x.name for x in shown if x.name == first_filters(layers)]
+    kinds = {
+        rules.plot_filters: first,
+        rules.plot_frequency: [x for x in first if has_spectrum(layers, x)],
+        rules.plot_kernels: [
+            x.name for x in shown if x.name not in first and kernel_units(study, x.name)
+        ],
+        rules.plot_redundancy: [x.name for x in shown if x.units > x.groups],
+    }
+    return [file for plot, names in kinds.items() for file in drawn(plot, study=study, layer=names)]
 
 
 def map_figures(study):

@@ -14,10 +14,11 @@ from convatlas.figures import style
 from convatlas.figures.labels import shape_text
 from convatlas.files import write_csv
 
+_SMALLEST_TYPE = 4.2  # points, so that the measures fit below the smallest filter
 _LARGEST, _SMALLEST = 0.8, 0.3  # side of a kernel in inches
 _CHANNEL = 0.4  # largest side of a kernel where a filter is a row of grey ones
 _GAP = 2 * style.GUTTER
-_NUMBER = 0.1  # height of the line with the unit's number
+_NUMBER = 0.1  # height of the lines with the unit's number and its measures
 
 
 def plot_filters(
@@ -33,7 +34,8 @@ def plot_filters(
     Zero is mid-grey, and the largest absolute weight of all filters is full black or
     white, so weak filters look weak. Filters over three channels are drawn in colour,
     with red, green and blue the three weights of a place; others in grey, a kernel
-    per channel. The CSV holds every weight.
+    per channel. Filters that are alike stand together (`order`), each between its number
+    and its RMS with the share of its energy in high frequencies. The CSV holds every weight.
     """
     artifact = store.read(store.Filters, filters)
     weight = np.asarray(artifact.weight, dtype=np.float32)
@@ -54,7 +56,7 @@ def plot_filters(
         side = np.clip(room / beside - style.GUTTER, _SMALLEST, _CHANNEL)
         across = min(units, max(1, int((room + _GAP) / (beside * (side + style.GUTTER) + _GAP))))
     width, height = (float(side * length / max(rows, columns)) for length in (columns, rows))
-    step = (beside * (width + style.GUTTER) - style.GUTTER + _GAP, height + _NUMBER + _GAP)
+    step = (beside * (width + style.GUTTER) - style.GUTTER + _GAP, height + 2 * _NUMBER + _GAP)
     size = (
         max(style.PAGE, 2 * style.MARGIN + across * step[0] - _GAP),
         style.HEADING + -(-units // across) * step[1] + style.MARGIN,
@@ -67,17 +69,32 @@ def plot_filters(
         style.head(
             paper,
             title,
-            f"{units} filters of {shape_text((channels, rows, columns))}; one contrast for "
-            f"all: grey is 0, black and white are ±{style.number(scale)}",
+            f"{units} filters of {shape_text((channels, rows, columns))}, those that are alike "
+            f"together; grey is 0, black and white are ±{style.number(scale)}; below, the RMS"
+            + ("" if np.isnan(artifact.high).all() else " and the share in high frequencies"),
         )
-        for unit in range(units):
-            left = style.MARGIN + unit % across * step[0]
-            top = style.HEADING + unit // across * step[1]
-            style.write(paper, left, top + 0.075, str(unit), size=style.TINY, colour=style.SOFT)
-            for place, kernel in enumerate(kernels[unit]):
-                x = left + place * (width + style.GUTTER)
+        for place, unit in enumerate(artifact.order):
+            left = style.MARGIN + place % across * step[0]
+            top = style.HEADING + place // across * step[1]
+            style.write(paper, left, top + 0.075, str(unit), size=style.TINY)
+            for channel, kernel in enumerate(kernels[unit]):
+                x = left + channel * (width + style.GUTTER)
                 style.draw_image(paper, kernel, x, top + _NUMBER, width, height, pixels=True)
+            style.write(
+                paper,
+                left,
+                top + _NUMBER + height + 0.075,
+                _measures(float(artifact.rms[unit]), float(artifact.high[unit])),
+                width=step[0] - style.GUTTER,
+                size=_SMALLEST_TYPE,
+                colour=style.SOFT,
+            )
     places = np.indices(weight.shape).reshape(4, -1)
     names = ("unit", "channel", "row", "column")
     numbers: dict[str, Any] = dict(zip(names, places.tolist(), strict=True))
     write_csv(Path(output).with_suffix(".csv"), numbers | {"weight": weight.ravel()})
+
+
+def _measures(rms: float, high: float) -> str:
+    told = f"{rms:.2g}" if rms < 1e-3 or rms >= 10 else f"{rms:.{2 if rms >= 0.1 else 3}f}"
+    return told if np.isnan(high) else f"{told} · {100 * high:.0f} %"

@@ -17,10 +17,9 @@ from convatlas.graph.backward import why_not_deconvnet
 from convatlas.graph.geometry import Axis, Field, fields
 from convatlas.graph.operations import POINTWISE, TRANSPARENT
 from convatlas.graph.tracing import Graph, evaluating, trace
-from convatlas.layers import Layer
+from convatlas.layers import WEIGHTED, Layer
 
 _KEPT = 4  # graphs of which the layers are remembered: asked for at every batch
-_PARAMETRIC = ("conv", "linear", "conv_transpose")
 _POOLS = (
     "maxpool",
     "avgpool",
@@ -141,10 +140,17 @@ def _layer(
         intervals=None if regular else (_intervals(field.y), _intervals(field.x)),
         inputs=tuple(dict.fromkeys(feeding)),
         deconvnet=why_not_deconvnet(graph, node),
-        weight=f"{node.target}.weight"
-        if kind in _PARAMETRIC and node.op == "call_module"
-        else None,
+        weight=_weight(graph, node),
+        groups=graph.operations[node].options["groups"] if kind == "conv" else 1,
     )
+
+
+def _weight(graph: Graph, node: fx.Node) -> str | None:
+    """Return the name of a layer's weights, if they are kept as such and not as factors."""
+    if graph.operations[node].kind not in WEIGHTED or node.op != "call_module":
+        return None
+    own = graph.module.get_submodule(str(node.target)).named_parameters(recurse=False)
+    return f"{node.target}.weight" if "weight" in dict(own) else None
 
 
 def _both(values: Any) -> tuple[int, int]:
@@ -190,7 +196,7 @@ def _nearest(node: fx.Node, names: dict[fx.Node, str]) -> list[str]:
 def _code(graph: Graph, output: fx.Node, names: dict[fx.Node, str]) -> str:
     """Return the layer that feeds the last one with weights: the classifier."""
     node = output
-    while graph.operations[node].kind not in _PARAMETRIC:
+    while graph.operations[node].kind not in WEIGHTED:
         sources = [s for s in node.all_input_nodes if s.op != "get_attr"]
         if not sources:
             return names[output]
@@ -207,7 +213,7 @@ def _stage_ends(layers: Sequence[Layer], code: str) -> set[str]:
     Counted are the layers from the first with weights to the code. Pooling begins a
     stage rather than ending one, so a stage of pools alone is none.
     """
-    begin = next((i for i, layer in enumerate(layers) if layer.kind in _PARAMETRIC), 0)
+    begin = next((i for i, layer in enumerate(layers) if layer.kind in WEIGHTED), 0)
     end = next(i for i, layer in enumerate(layers) if layer.name == code)
     stages: dict[tuple[int, ...], list[Layer]] = {}
     for layer in layers[begin : end + 1]:
