@@ -20,6 +20,7 @@ CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
 KINDS = (
     *("filters", "maps", "patches", "projections", "scatter"),
     *("grid", "occlusion", "training", "receptive_fields", "saliency", "directions"),
+    *("mosaic", "overlay"),
 )
 SCRIPT = "<script>alert(1)</script>"
 

@@ -72,6 +72,10 @@ ARTIFACTS = {
         numbers(3, 4), numbers(3, 2), whole(3, 2), whole(3, 2, 2), whole(3, 2, 4), numbers(4),
         numbers(4), numbers(3), numbers(3), numbers(4), numbers(4), "c", "fc",
     ),
+    "effective fields": store.EffectiveFields(
+        np.array(["a", "ä/b"], dtype=object), numbers(2, 5, 6), whole(2, 2), whole(2, 4),
+        whole(2, 2), whole(2, 4), numbers(2), numbers(2), 0.95, 7,
+    ),
     "filters": store.Filters(numbers(4, 3, 5, 5), "c"),
 }  # fmt: skip
 

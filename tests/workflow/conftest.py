@@ -31,6 +31,7 @@ analyses:
   patches: {per_unit: 3}
   projections: {units: 2}
   directions: {number: 4}
+  receptive_fields: {images: 4}
   embedding: {perplexity: 3, iterations: 50}
   occlusion: {size: 8, stride: 8, score: {scenes: 4}}
 figures: {dpi: 60, formats: [png, svg]}

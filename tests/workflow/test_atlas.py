@@ -42,6 +42,7 @@ ARTIFACTS = [
             "activations/1",
             "activations",
             "filters",
+            "fields",
             f"embedding/{CODE[study]}",
             f"neighbours/{CODE[study]}",
             f"grid/{CODE[study]}",
@@ -64,7 +65,11 @@ def figures(study: str) -> list[str]:
     """Return what figures a study has, without their suffix."""
     return [
         f"filters/{FILTERS[study]}",
-        *(f"maps/{exhibit}" for exhibit in range(EXHIBITS[study])),
+        *(
+            f"maps/{kind}{exhibit}"
+            for kind in ("", "mosaic/", "overlay/")
+            for exhibit in range(EXHIBITS[study])
+        ),
         *(
             f"{kind}/{layer}"
             for kind in ("patches", "projections", "directions")
@@ -321,7 +326,7 @@ def test_every_figure_can_be_followed_to_what_it_came_from(atlas: Place, study: 
         if kind == "occlusion_score":  # made from tables, which say nothing of their origin
             continue
         assert images in seen or kind in ("filters", "training")
-        assert weights in seen or kind in ("receptive_fields", "training")
+        assert weights in seen or kind == "training"
     source = files[images]["parameters"]["source"]
     assert source.items() <= made["config"]["datasets"][study].items()
     own = {"datasets.pictures", "models.mine.architecture", "models.mine.weights"}

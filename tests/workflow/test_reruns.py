@@ -42,6 +42,7 @@ RUNNING = {  # what runs a network
     "project_strongest",
     "rank_directions",
     "record_saliency",
+    "measure_fields",
 }
 PLOTS = {
     "plot_filters",
@@ -64,7 +65,7 @@ AFTER: dict[str, set[str]] = {
         *("train_model", "extract_activations", "score_predictions", "rank_patches"),
         *("pick_exhibit", "project_patches", "project_strongest", "sweep_occlusion"),
         *("score_scenes", "plot_patches", "plot_projections", "plot_scatter", "plot_grid"),
-        *("rank_directions", "plot_directions"),
+        *("rank_directions", "plot_directions", "measure_fields"),
     },
     "list_classes": {
         *("plot_maps", "plot_patches", "plot_scatter", "plot_grid", "plot_occlusion"),
@@ -98,6 +99,7 @@ AFTER: dict[str, set[str]] = {
     },
     "rank_directions": {"plot_directions"},
     "record_saliency": {"plot_saliency"},
+    "measure_fields": {"plot_growth"},
     "project_patches": {"plot_projections"},
     "find_neighbours": {"embed_codes"},
     "embed_codes": {"arrange_grid", "plot_scatter"},
@@ -384,12 +386,16 @@ PREPARED = ("prepare_images",)
 ALL_IMAGES = {"dataset": "scenes"}
 
 EMBEDDING, OCCLUSION = "analyses/embedding/", "analyses/occlusion/"
+FIELDS = "analyses/receptive_fields/"
 DATA, MINE, SMALL = "datasets/pictures/", "models/mine/", "models/small/"
 OWN = "studies/pictures/"
 
 CONFIG_ROWS = [
     # ---- the analyses' parameters
     row("analyses.maps.units", put("analyses/maps/units", 3), "plot_maps", *END),
+    row("analyses.maps.large", put("analyses/maps/large", 3), "plot_maps"),
+    row("analyses.receptive_fields.images", put(FIELDS + "images", 5), "measure_fields"),
+    row("analyses.receptive_fields.share", put(FIELDS + "share", 0.5), "measure_fields"),
     row("analyses.patches.per_unit", put("analyses/patches/per_unit", 2), "rank_patches", *END),
     row(
         "analyses.projections.units",
@@ -471,12 +477,13 @@ CONFIG_ROWS = [
         "seed",
         put("seed", 7),
         *("pick_exhibit", "score_scenes", "project_patches", "plot_patches"),
-        *("rank_directions", "plot_directions"),
+        *("rank_directions", "plot_directions", "measure_fields"),
     ),
     row(
         "batch_size",
         put("batch_size", 8),
         *("extract_activations", "project_patches", "project_strongest", "rank_directions"),
+        "measure_fields",
     ),
     row("shards", put("shards", 3), "extract_activations", new={"extract_activations": SHARDS}),
     # ---- of data sets
@@ -618,14 +625,14 @@ CONFIG_ROWS = [
     row(
         "studies.layers",
         put(OWN + "layers", ["first.1", "second.1", "first.2"]),
-        *("plot_maps", "plot_growth", *END),  # they list the layers
+        *("plot_maps", "measure_fields", "plot_growth", *END),  # they list the layers
         of=PICTURES,
         new=LAYER,
     ),
     row(
         "a layer less",
         put(OWN + "layers", ["second.1"]),
-        *("plot_maps", "plot_growth", *END),
+        *("plot_maps", "measure_fields", "plot_growth", *END),
         of=PICTURES,
         gone={"study": "pictures", "layer": "first.1"},
     ),
@@ -832,9 +839,7 @@ def test_the_matrix_has_a_row_for_every_key_of_the_config() -> None:
         *leaves(definitions["shapes"], "datasets.shapes"),
         *leaves(definitions["folder"], "datasets.folder"),
     }
-    without = {
-        f"analyses.{name}" for name in ("filters", "receptive_fields", "saliency")
-    }  # no keys
+    without = {f"analyses.{name}" for name in ("filters", "saliency")}  # no keys
     kinds = {"datasets.shapes.source", "datasets.folder.source"}  # another kind of data set
     assert keys - without - kinds <= {r.name for r in CONFIG_ROWS}
 

@@ -82,6 +82,7 @@ def test_rules_that_run_a_network_ask_for_a_gpu() -> None:
         "train_model",
         "extract_activations",
         "record_maps",
+        "measure_fields",
         "project_patches",
         "project_strongest",
         "rank_directions",
@@ -195,6 +196,8 @@ def test_any_figure_can_be_asked_for_by_its_file(start: Place) -> None:
     names = (
         "filters/first.0",
         "maps/0",
+        "maps/mosaic/0",
+        "maps/overlay/0",
         "patches/first.1",
         "projections/first.1",
         "directions/first.1",
