@@ -13,6 +13,7 @@ from PIL import Image
 
 from convatlas import store
 from convatlas.files import write_csv, write_json, write_text
+from convatlas.layers import read_layers
 
 RECIPE = store.Recipe()
 ODD_NAMES = ("US$ 5$ bill_<b>", "a" * 60, "naïve \\frac{1}{2}", "#hash & co", "")
@@ -146,6 +147,37 @@ def write_filters(
     )
     store.write(path, filters, RECIPE)
     return filters
+
+
+def write_fields(path: Path, layers: Path, size: tuple[int, int], dead: Sequence[str] = ()) -> None:
+    """Write measured fields of all layers: a box of half the field's sides, even mass in it."""
+    described = read_layers(layers)
+    theory = np.array([layer.boxes(np.array(layer.centre)) for layer in described])
+    sides = theory[:, 2:] - theory[:, :2]
+    sides = sides // 4 * 2 + sides % 2
+    sides[[layer.name in dead for layer in described]] = 0
+    corner = (theory[:, :2] + theory[:, 2:] - sides) // 2
+    box = np.concatenate([corner, corner + sides], axis=1)
+    mass = np.zeros((len(described), *size), np.float32)
+    for one, (top, left, bottom, right) in zip(mass, box, strict=True):
+        one[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = 1
+        one /= max(one.sum(), 1)
+    store.write(
+        path,
+        store.EffectiveFields(
+            name=np.array([layer.name for layer in described], dtype=object),
+            mass=mass,
+            cell=np.array([layer.centre for layer in described]),
+            theory=theory,
+            size=sides,
+            box=box,
+            outside=np.zeros(len(described)),
+            total=mass.sum((1, 2), dtype=np.float64),
+            share=0.9,
+            images=3,
+        ),
+        RECIPE,
+    )
 
 
 def write_exhibit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from figure_artifacts import (
@@ -10,6 +12,7 @@ from figure_artifacts import (
     pixels_of,
     write_classes,
     write_exhibit,
+    write_fields,
     write_images,
     write_layers,
     write_occlusion,
@@ -18,7 +21,7 @@ from figure_artifacts import (
 )
 
 from convatlas import store
-from convatlas.errors import LayerError
+from convatlas.errors import LayerError, StoreError
 from convatlas.figures import embedding, style
 from convatlas.figures.embedding import plot_grid, plot_scatter
 from convatlas.figures.occlusion import plot_occlusion
@@ -212,34 +215,64 @@ def test_odd_sweeps(tmp_path, shape, answers, label):
 # -------------------------------------------------------------- receptive fields
 
 
-def test_growth_csv_against_hand_computed_boxes(tmp_path):
+def growth(tmp_path, size=(32, 32), dead=(), label=0):
+    """Write what the figure is made from, and return its arguments."""
     write_layers(tmp_path / "l.json")
-    write_exhibit(tmp_path / "e.h5", (32, 32))
-    plot_growth(
-        tmp_path / "e.h5",
-        tmp_path / "l.json",
-        output=tmp_path / "g.png",
-        layers=["conv1", LONG_LAYER, "head"],
-        formats=["svg"],
+    write_exhibit(tmp_path / "e.h5", size, label)
+    write_fields(tmp_path / "f.h5", tmp_path / "l.json", size, dead)
+    return {
+        "exhibit": tmp_path / "e.h5",
+        "layers_json": tmp_path / "l.json",
+        "fields": tmp_path / "f.h5",
+        "output": tmp_path / "g.png",
+    }
+
+
+def boxes_of(table, prefix=""):
+    return list(
+        zip(*(table[prefix + edge] for edge in ("top", "left", "bottom", "right")), strict=True)
     )
+
+
+def test_growth_csv_against_hand_computed_boxes(tmp_path):
+    plot_growth(**growth(tmp_path), layers=["conv1", LONG_LAYER, "head"], formats=["svg"])
     table = read_csv(tmp_path / "g.csv")
-    edges = zip(*(table[edge] for edge in ("top", "left", "bottom", "right")), strict=True)
-    assert list(edges) == [
+    assert boxes_of(table) == [
         ("13", "13", "20", "20"),  # cell 8 of 16: -3 + 8 * 2, and 7 pixels
         ("-33", "-33", "66", "66"),  # cell 4 of 8: -49 + 4 * 4, and 99 pixels
         ("0", "0", "32", "32"),
     ]
     assert table["exact"] == ["1", "0", "1"]
     assert table["depth"] == ["0", "1", "2"]
+    assert table["effective_y"] == table["effective_x"] == ["3", "49", "16"]
+    assert boxes_of(table, "effective_") == [
+        ("15", "15", "18", "18"),
+        ("-8", "-8", "41", "41"),
+        ("8", "8", "24", "24"),
+    ]
+    np.testing.assert_allclose([float(x) for x in table["ratio"]], [3 / 7, 49 / 99, 1 / 2])
+    assert table["share"] == ["0.9"] * 3
+    assert table["images"] == ["3"] * 3
+
+
+def test_growth_without_a_gradient(tmp_path):
+    plot_growth(**growth(tmp_path, (50, 20), dead=["conv1"]), layers=["conv1", "head"])
+    table = read_csv(tmp_path / "g.csv")
+    assert table["effective_y"] == ["0", "16"]
+    assert table["ratio"] == ["0", "0.5"]
 
 
 def test_growth_of_one_layer_and_of_a_wrong_one(tmp_path):
-    write_layers(tmp_path / "l.json")
-    write_exhibit(tmp_path / "e.h5", (50, 20), -1)
-    job = {"exhibit": tmp_path / "e.h5", "layers_json": tmp_path / "l.json"}
-    plot_growth(**job, output=tmp_path / "g.png", layers=["conv1"])
+    job = growth(tmp_path, (50, 20), label=-1)
+    plot_growth(**job, layers=["conv1"])
     with pytest.raises(LayerError, match="conv1"):
-        plot_growth(**job, output=tmp_path / "g.png", layers=["conv"])
+        plot_growth(**job, layers=["conv"])
+    measured = store.read(store.EffectiveFields, tmp_path / "f.h5")
+    fewer = {f.name: getattr(measured, f.name) for f in fields(measured)}
+    fewer |= {name: value[:1] for name, value in fewer.items() if isinstance(value, np.ndarray)}
+    store.write(tmp_path / "f.h5", store.EffectiveFields(**fewer), RECIPE)
+    with pytest.raises(StoreError, match="no layer 'head', only conv1"):
+        plot_growth(**job, layers=["conv1", "head"])
 
 
 # ---------------------------------------------------------------------- training

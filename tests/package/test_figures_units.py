@@ -22,16 +22,19 @@ from matplotlib import colormaps
 
 from convatlas import store
 from convatlas.errors import LayerError
-from convatlas.figures import style
+from convatlas.figures import mosaic, overlay, style
 from convatlas.figures.directions import plot_directions
 from convatlas.figures.filters import plot_filters
 from convatlas.figures.frequency import plot_frequency
 from convatlas.figures.kernels import plot_kernels
 from convatlas.figures.maps import plot_maps
+from convatlas.figures.mosaic import plot_mosaic
+from convatlas.figures.overlay import plot_overlay
 from convatlas.figures.patches import plot_patches
 from convatlas.figures.projections import plot_projections
 from convatlas.figures.redundancy import pairs_of, plot_redundancy
-from convatlas.files import read_csv
+from convatlas.files import read_csv, write_json
+from convatlas.layers import Layer
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -264,6 +267,164 @@ def test_maps_of_odd_exhibits_and_layers(tmp_path, label, size):
         classes=tmp_path / "c.txt",
     )
     assert len(read_csv(tmp_path / "m.csv")["unit"]) == 12 + 1 + 3
+
+
+def write_maps(path, **maps):
+    with store.MapWriter(path, RECIPE) as writer:
+        for layer, values in maps.items():
+            writer.write(layer, np.asarray(values, np.float32))
+
+
+def test_a_mosaic_shows_every_unit_in_its_place(tmp_path):
+    maps = np.zeros((3, 2, 2))
+    maps[0], maps[2] = 8, 4
+    write_maps(tmp_path / "m.h5", conv=maps, signed=maps - 4)
+    write_exhibit(tmp_path / "e.h5", (20, 20))
+    output = tmp_path / "m.png"
+    plot_mosaic(tmp_path / "e.h5", tmp_path / "m.h5", output=output, layers=["conv", "signed"])
+    pixels = pixels_of(output)
+
+    def places(name, value):
+        """Return the columns of the page with this colour in a large tile of it."""
+        colour = np.array(colormaps[name](value, bytes=True)[:3])
+        found = (pixels == colour).all(-1).sum(0) > 0.3 * style.DPI
+        return np.flatnonzero(found)
+
+    first, third = places("viridis", 1.0), places("viridis", 0.5)
+    assert first.max() < third.min() - 0.3 * style.DPI  # the dead one is between them
+    tile = (mosaic._LARGEST * 2 / 3) ** 2  # two cells, and a gutter of one
+    # One map of each layer is zero throughout: half of its cells are struck through.
+    assert area(output, (0xBD, 0xBD, 0xBD)) == pytest.approx(2 * tile / 2, rel=0.03)
+    assert places("RdBu_r", 1.0).max() < places("RdBu_r", 0.0).min()
+    table = read_csv(tmp_path / "m.csv")
+    assert table["layer"] == ["conv"] * 3 + ["signed"] * 3
+    assert table["unit"] == ["0", "1", "2"] * 2
+    assert table["maximum"] == ["8", "0", "4", "4", "-4", "0"]
+    assert table["above_zero"] == ["1", "0", "1", "1", "0", "0"]
+
+
+def test_mosaic_csv_by_hand(tmp_path):
+    maps = np.zeros((2, 2, 4))
+    maps[1, 0] = [3, -1, 0, 6]
+    write_maps(tmp_path / "m.h5", conv=maps)
+    write_exhibit(tmp_path / "e.h5", (20, 20))
+    plot_mosaic(
+        tmp_path / "e.h5",
+        tmp_path / "m.h5",
+        output=tmp_path / "m.png",
+        layers=["conv"],
+        formats=["svg"],
+    )
+    table = read_csv(tmp_path / "m.csv")
+    assert [table[name][1] for name in ("maximum", "mean", "above_zero")] == ["6", "1", "0.25"]
+
+
+def test_a_lone_cell_survives_when_many_share_a_pixel():
+    maps = np.zeros((2, 5, 7), np.float32)
+    maps[0, 4, 6], maps[1, 1, 1], maps[1, 0, 0] = 9, -5, 3
+    found = mosaic._farthest(maps, 3)
+    assert found.shape == (2, 2, 3)
+    assert found[0].tolist() == [[0, 0, 0], [0, 0, 9]]
+    assert found[1].tolist() == [[-5, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(2048, 7, 7), (64, 112, 112), (1, 1, 5), (5000, 2, 2), (11, 30, 2), (3, 2, 90), (33, 5, 5)],
+)
+def test_a_mosaic_of_any_shape_stays_on_a_page_of_bounded_height(tmp_path, shape):
+    write_maps(tmp_path / "m.h5", **{LONG_LAYER: np.ones(shape)})
+    write_exhibit(tmp_path / "e.h5", (60, 20))
+    output = tmp_path / "m.png"
+    job = {"output": output, "layers": [LONG_LAYER], "dpi": 100}
+    plot_mosaic(tmp_path / "e.h5", tmp_path / "m.h5", **job)
+    pixels = pixels_of(output)
+    assert len(pixels) < 450
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge == 255).all()
+    across, side = mosaic._arrange(*shape)
+    assert across * side * shape[2] / max(shape[1:]) <= mosaic._ROOM + 1e-9
+
+
+def write_overlay(tmp_path, layers, size=(32, 32), **maps):
+    """Write what the figure is made from, and return its arguments."""
+    entries = [layer.as_json() for layer in layers]
+    write_json(tmp_path / "l.json", entries)
+    write_maps(tmp_path / "m.h5", **maps)
+    write_exhibit(tmp_path / "e.h5", size)
+    return {
+        "exhibit": tmp_path / "e.h5",
+        "maps": tmp_path / "m.h5",
+        "layers_json": tmp_path / "l.json",
+        "output": tmp_path / "o.png",
+        "layers": [layer.name for layer in layers],
+    }
+
+
+def a_layer(name, shape, size, stride, start, **more):
+    return Layer(name, "conv", shape[0], shape, size, stride, start, **({"exact": True} | more))
+
+
+def test_overlay_csv_by_hand(tmp_path):
+    maps = np.zeros((3, 4, 4))
+    maps[1, 2, 3], maps[2, 0, 0] = 9, 4
+    layer = a_layer("conv", (3, 4, 4), (11, 7), (8, 6), (-2, 1))
+    plot_overlay(**write_overlay(tmp_path, [layer], conv=maps), units=2, formats=["svg"])
+    table = read_csv(tmp_path / "o.csv")
+    assert table["unit"] == ["1", "2"]
+    assert table["maximum"] == ["9", "4"]
+    assert (table["row"], table["column"]) == (["2", "0"], ["3", "0"])
+    # -2 + 2 * 8 to 25, whose middle is 19.5; 1 + 3 * 6 to 26
+    assert (table["centre_y"], table["centre_x"]) == (["19.5", "3.5"], ["22.5", "4.5"])
+    assert [table[edge][0] for edge in ("top", "left", "bottom", "right")] == [
+        "14",
+        "19",
+        "25",
+        "26",
+    ]
+
+
+def test_an_overlay_colours_a_cell_where_it_looks_and_nothing_else():
+    """Half-way to its neighbours, and not what the map would cover were it stretched."""
+    values = np.array([[0.0, 0, 0], [0, 2, 0], [-1, 0, 0]])
+    layer = a_layer("conv", (1, 3, 3), (5, 5), (4, 4), (6, 6))
+    colour = overlay._over(values, layer, (30, 30), 2.0)
+    fine = len(colour) // 30
+    alpha = colour[..., 3].reshape(30, fine, 30, fine)
+    rows, columns = np.nonzero(alpha.any((1, 3)))
+    strong = alpha.min((1, 3)) == alpha.max()
+    # Middles at 8.5, 12.5, 16.5: cell 1 from 10.5 to 14.5, cell 2 to 18.5.
+    assert np.flatnonzero(strong.any(0)).tolist() == [11, 12, 13]
+    assert np.flatnonzero(strong.any(1)).tolist() == [11, 12, 13]
+    assert (rows.min(), rows.max()) == (10, 18)
+    assert (columns.min(), columns.max()) == (6, 14)
+    covered = (alpha > 0).mean() * 30 * 30
+    assert covered == pytest.approx(2 * 4 * 4, rel=0.03)
+    below = (colour == [*overlay._rgb(overlay._BELOW), colour[..., 3].max() / 2]).all(-1)
+    assert below.sum() / fine**2 == pytest.approx(16, rel=0.05)
+
+
+def test_an_overlay_of_odd_layers(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {LONG_LAYER: (20, 9, 2), "flat": (1, 4, 4), "whole": (3, 2, 2), "uneven": (2, 3, 2)}
+    uneven = (((0, 3), (2, 4), (2, 9)), ((0, 4), (0, 4)))
+    layers = [
+        a_layer(LONG_LAYER, shapes[LONG_LAYER], (60, 60), (3, 9), (-20, -20), exact=False),
+        a_layer("flat", shapes["flat"], (1, 1), (2, 2), (0, 0)),
+        a_layer("whole", shapes["whole"], (40, 12), (0, 0), (0, 0)),
+        a_layer("uneven", shapes["uneven"], (8, 5), (3, 1), (0, 0), intervals=uneven),
+    ]
+    maps = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    maps["flat"][:] = 0
+    job = write_overlay(tmp_path, layers, (40, 12), **maps)
+    plot_overlay(**job, units=6, dpi=100)
+    table = read_csv(tmp_path / "o.csv")
+    assert [table["layer"].count(name) for name in shapes] == [6, 1, 3, 2]
+    pixels = pixels_of(tmp_path / "o.png")
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge == 255).all()
+    with pytest.raises(LayerError, match="there is no layer 'conv'"):
+        plot_overlay(**job | {"layers": ["conv"]})
 
 
 # -------------------------------------------------------- patches, projections

@@ -14,6 +14,7 @@ import pytest
 from figure_artifacts import (
     LONG_LAYER,
     RECIPE,
+    write_fields,
     write_filters,
     write_images,
     write_layers,
@@ -33,7 +34,9 @@ from convatlas.figures.filters import plot_filters
 from convatlas.figures.frequency import plot_frequency
 from convatlas.figures.kernels import plot_kernels
 from convatlas.figures.maps import plot_maps
+from convatlas.figures.mosaic import plot_mosaic
 from convatlas.figures.occlusion import plot_occlusion
+from convatlas.figures.overlay import plot_overlay
 from convatlas.figures.patches import plot_patches
 from convatlas.figures.receptive_fields import plot_growth
 from convatlas.figures.redundancy import plot_redundancy
@@ -135,9 +138,31 @@ def test_figures_of_an_exhibit_show_any_name(tmp_path: Path, name: str) -> None:
     described = read_json(tmp_path / "l.json")
     described[0]["name"] = layer
     write_json(tmp_path / "l.json", described)
+    write_fields(tmp_path / "f.h5", tmp_path / "l.json", (16, 16))
+    with store.MapWriter(tmp_path / "n.h5", RECIPE) as writer:
+        writer.write("group", np.ones((2, 16, 16), np.float32))
+    drawn = {
+        "exhibit": tmp_path / "e.h5",
+        "maps": tmp_path / "n.h5",
+        "layers": ["group"],
+        "dpi": 40,
+    }
+    described[0]["name"] = "group"
+    write_json(tmp_path / "g.json", described)
+    plot_mosaic(**drawn, output=tmp_path / "s.png", formats=["svg"])
+    plot_overlay(
+        **drawn,
+        output=tmp_path / "o.png",
+        layers_json=tmp_path / "g.json",
+        classes=tmp_path / "c.txt",
+        formats=["svg"],
+    )
+    for figure in ("s.png", "o.png"):
+        assert_drawn(tmp_path / figure)
     plot_growth(
         tmp_path / "e.h5",
         tmp_path / "l.json",
+        tmp_path / "f.h5",
         output=tmp_path / "r.png",
         layers=[layer, "head"],
         formats=["svg"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from convatlas.errors import LayerError, ModelError
 from convatlas.graph.describe import layer_nodes, layers_of
 from convatlas.graph.operations import TRANSPARENT
 from convatlas.graph.tracing import trace
-from convatlas.layers import pick_units, select_layers
+from convatlas.layers import Layer, pick_units, select_layers
 
 
 def layer_names(model: nn.Module, size: tuple[int, int, int] = (3, 16, 16)) -> list[str]:
@@ -247,6 +248,56 @@ def test_picked_units_are_a_prefix_of_more() -> None:
 def test_boxes_of_cells() -> None:
     layer = {x.name: x for x in layers_of(trace(Inplace(), (3, 16, 16)))}["conv2"]
     assert np.array_equal(layer.boxes(np.array([[0, 0], [2, 3]])), [[-2, -2, 3, 3], [2, 4, 7, 9]])
+
+
+def layer_of(shape: tuple[int, ...], **field: Any) -> Layer:
+    return Layer("x", "conv", shape[0], shape, exact=True, **field)
+
+
+def test_edges_of_cells_by_hand() -> None:
+    # AlexNet's first layer: cell 0 sees -2 to 8, so its middle is at 3.5, and the next 4 on.
+    alexnet = layer_of((64, 55, 55), size=(11, 11), stride=(4, 4), start=(-2, -2))
+    y, x = alexnet.edges()
+    assert y[:3].tolist() == [1.5, 5.5, 9.5]
+    assert y[-1] == 3.5 + 54 * 4 + 2
+    assert len(x) == 56
+    oblong = layer_of((3, 4, 2), size=(4, 1), stride=(2, 5), start=(-1, 3))
+    y, x = oblong.edges()
+    assert y.tolist() == [0, 2, 4, 6, 8]
+    assert x.tolist() == [1, 6, 11]
+
+
+def test_edges_of_cells_whose_fields_are_not_alike() -> None:
+    # Middles at 1.5, 2.5, 2.5 and 7: the two that see the same share the place of one.
+    y = ((0, 2), (2, 2), (1, 3), (6, 7))
+    field = {"size": (3, 9), "stride": (2, 0), "start": (0, 0)}
+    layer = layer_of((2, 4, 3), **field, intervals=(y, ((0, 8),) * 3))
+    rows, columns = layer.edges()
+    assert rows.tolist() == [1, 2, 3.375, 4.75, 9.25]
+    assert columns.tolist() == [0, 3, 6, 9]  # all see everything: all of it, in even parts
+
+
+def test_edges_of_a_single_cell() -> None:
+    one = layer_of((8, 1, 3), size=(21, 5), stride=(16, 1), start=(-2, 0))
+    assert one.edges()[0].tolist() == [0.5, 16.5]
+    assert one.edges()[1].tolist() == [2, 3, 4, 5]
+    vector = layer_of((8,), size=(32, 20), stride=(0, 0), start=(0, 0))
+    assert [axis.tolist() for axis in vector.edges()] == [[0, 32], [0, 20]]
+    assert vector.centre == (0, 0)
+    assert one.centre == (0, 1)
+
+
+def test_edges_of_a_network() -> None:
+    layers = {x.name: x for x in layers_of(trace(Inplace(), (3, 16, 16)))}
+    assert layers["conv1"].edges()[0].tolist() == list(range(17))
+    for layer in layers.values():
+        if layer.is_map:
+            cells = np.stack(np.indices(layer.shape[1:]), -1)
+            middles = [(edges[1:] + edges[:-1]) / 2 for edges in layer.edges()]
+            box = layer.boxes(cells)
+            if layer.intervals is None:
+                np.testing.assert_array_equal((box[:, 0, 0] + box[:, 0, 2]) / 2, middles[0])
+                np.testing.assert_array_equal((box[0, :, 1] + box[0, :, 3]) / 2, middles[1])
 
 
 def test_scores_that_are_cells_laid_side_by_side_are_a_layer():

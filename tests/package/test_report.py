@@ -22,6 +22,7 @@ KINDS = (
     *("filters", "maps", "patches", "projections", "scatter"),
     *("grid", "occlusion", "training", "receptive_fields", "saliency", "directions"),
     *("neighbours", "accuracy", "views", "perplexities", "quality"),
+    *("mosaic", "overlay"),
 )
 SCRIPT = "<script>alert(1)</script>"
 

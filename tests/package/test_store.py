@@ -87,6 +87,10 @@ ARTIFACTS = {
         numbers(4, 3, 5, 5), *(numbers(4) for _ in range(7)), whole(4), numbers(4, 4), "c", 2,
         (4, 2), 0.25, 0.5,
     ),
+    "effective fields": store.EffectiveFields(
+        np.array(["a", "ä/b"], dtype=object), numbers(2, 5, 6), whole(2, 2), whole(2, 4),
+        whole(2, 2), whole(2, 4), numbers(2), numbers(2), 0.95, 7,
+    ),
 }  # fmt: skip
 
 

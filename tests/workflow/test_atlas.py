@@ -45,6 +45,7 @@ ARTIFACTS = [
             "activations",
             f"filters/{FILTERS[study]}",
             f"filters/{DEEPER[study]}",
+            "fields",
             f"grid/{CODE[study]}",
             "quality",
             f"perplexities/{CODE[study]}/5",
@@ -72,7 +73,11 @@ def figures(study: str) -> list[str]:
         f"filters/frequency/{FILTERS[study]}",
         f"filters/kernels/{DEEPER[study]}",
         *(f"filters/redundancy/{layer[study]}" for layer in (FILTERS, DEEPER)),
-        *(f"maps/{exhibit}" for exhibit in range(EXHIBITS[study])),
+        *(
+            f"maps/{kind}{exhibit}"
+            for kind in ("", "mosaic/", "overlay/")
+            for exhibit in range(EXHIBITS[study])
+        ),
         *(
             f"{kind}/{layer}"
             for kind in ("patches", "projections", "directions")
@@ -335,7 +340,7 @@ def test_every_figure_can_be_followed_to_what_it_came_from(atlas: Place, study: 
         if kind == "occlusion_score":  # made from tables, which say nothing of their origin
             continue
         assert images in seen or kind in ("filters", "training")
-        assert weights in seen or kind in ("receptive_fields", "training")
+        assert weights in seen or kind == "training"
     source = files[images]["parameters"]["source"]
     assert source.items() <= made["config"]["datasets"][study].items()
     own = {"datasets.pictures", "models.mine.architecture", "models.mine.weights"}

@@ -42,6 +42,7 @@ RUNNING = {  # what runs a network
     "project_strongest",
     "rank_directions",
     "record_saliency",
+    "measure_fields",
 }
 PLOTS = {
     "plot_filters",
@@ -76,6 +77,7 @@ AFTER: dict[str, set[str]] = {
         *("score_scenes", "plot_patches", "plot_projections", "plot_scatter", "plot_grid"),
         *("rank_directions", "plot_directions", "find_nearest", "plot_nearest"),
         *("classify_neighbours", "find_neighbours", "measure_quality", *VIEWS),
+        "measure_fields",
     },
     "list_classes": {
         *("plot_maps", "plot_patches", "plot_scatter", "plot_grid", "plot_occlusion"),
@@ -113,6 +115,7 @@ AFTER: dict[str, set[str]] = {
     },
     "rank_directions": {"plot_directions"},
     "record_saliency": {"plot_saliency"},
+    "measure_fields": {"plot_growth"},
     "project_patches": {"plot_projections"},
     "find_nearest": {"plot_nearest"},
     "classify_neighbours": {"plot_accuracy"},
@@ -407,7 +410,9 @@ OTHERWISE = {
     "embed_otherwise": of("pictures", layer="mean", perplexity="4")
     | of("scenes", layer="relu5", perplexity="4")
 }
-LISTING = ("find_nearest", "plot_accuracy", "measure_quality")  # they list the layers
+LISTING = (  # they list the layers
+    *("find_nearest", "plot_accuracy", "measure_quality", "measure_fields"),
+)
 EMBEDDING_RULES = ("embed_codes", "embed_otherwise")
 SHARDS = of("scenes", shard="2") | of("pictures", shard="2")
 SCORE_SHARDS = of("scenes", network="trained", shard="2") | of(
@@ -421,6 +426,7 @@ PREPARED = ("prepare_images",)
 ALL_IMAGES = {"dataset": "scenes"}
 
 EMBEDDING, OCCLUSION = "analyses/embedding/", "analyses/occlusion/"
+FIELDS = "analyses/receptive_fields/"
 DATA, MINE, SMALL = "datasets/pictures/", "models/mine/", "models/small/"
 OWN = "studies/pictures/"
 
@@ -428,6 +434,9 @@ CONFIG_ROWS = [
     # ---- the analyses' parameters
     row("analyses.filters.similar", put("analyses/filters/similar", 0.8), "plot_redundancy", *END),
     row("analyses.maps.units", put("analyses/maps/units", 3), "plot_maps", *END),
+    row("analyses.maps.large", put("analyses/maps/large", 3), "plot_maps"),
+    row("analyses.receptive_fields.images", put(FIELDS + "images", 5), "measure_fields"),
+    row("analyses.receptive_fields.share", put(FIELDS + "share", 0.5), "measure_fields"),
     row("analyses.patches.per_unit", put("analyses/patches/per_unit", 2), "rank_patches", *END),
     row(
         "analyses.projections.units",
@@ -541,11 +550,13 @@ CONFIG_ROWS = [
         put("seed", 7),
         *("pick_exhibit", "score_scenes", "project_patches", "plot_patches"),
         *("rank_directions", "plot_directions", "classify_neighbours", "plot_kernels"),
+        "measure_fields",
     ),
     row(
         "batch_size",
         put("batch_size", 8),
         *("extract_activations", "project_patches", "project_strongest", "rank_directions"),
+        "measure_fields",
     ),
     row("shards", put("shards", 3), "extract_activations", new={"extract_activations": SHARDS}),
     # ---- of data sets
@@ -688,12 +699,14 @@ CONFIG_ROWS = [
         "studies.layers",
         put(OWN + "layers", ["first.1", "second.1", "first.2"]),
         *("plot_maps", "plot_growth", *LISTING, *END),
+        *("plot_maps", "plot_growth", *LISTING, *END),
         of=PICTURES,
         new=LAYER,
     ),
     row(
         "a layer less",
         put(OWN + "layers", ["second.1"]),
+        *("plot_maps", "plot_growth", *LISTING, *END),
         *("plot_maps", "plot_growth", *LISTING, *END),
         of=PICTURES,
         gone={"study": "pictures", "layer": "first.1"},
@@ -906,6 +919,7 @@ def test_the_matrix_has_a_row_for_every_key_of_the_config() -> None:
         *leaves(definitions["folder"], "datasets.folder"),
     }
     without = {f"analyses.{name}" for name in ("receptive_fields", "saliency")}  # no keys
+    without = {f"analyses.{name}" for name in ("filters", "saliency")}  # no keys
     kinds = {"datasets.shapes.source", "datasets.folder.source"}  # another kind of data set
     assert keys - without - kinds <= {r.name for r in CONFIG_ROWS}
 

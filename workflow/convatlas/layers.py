@@ -121,6 +121,12 @@ class Layer:
             output=entry["output"],
         )
 
+    @property
+    def centre(self) -> tuple[int, int]:
+        """Row and column of the cell in the middle, of two the later."""
+        rows, columns = self.shape[1:] if len(self.shape) == 3 else (1, 1)
+        return rows // 2, columns // 2
+
     def boxes(self, locations: NDArray[Any]) -> NDArray[np.int64]:
         """Return the boxes that cells see.
 
@@ -140,6 +146,41 @@ class Layer:
             first = [np.asarray(axis)[:, 0] for axis in self.intervals]
             corner = np.stack([first[0][cells[..., 0]], first[1][cells[..., 1]]], axis=-1)
         return np.concatenate([corner, corner + np.asarray(self.size)], axis=-1)
+
+    def edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return for y and x where on the image the cells lie, each by the centre of its field.
+
+        A cell reaches half-way to its neighbours. Cells that see the same share the place
+        of one, as those of an enlarged map do. A cell alone along an axis is as long as its
+        stride, and cells that all see everything lie on all of it.
+
+        Returns
+        -------
+        two (n+1,) ascending, cell i from edge i to i + 1, in pixels from the image's top
+        left corner, so that pixel p reaches from p to p + 1.
+        """
+        y, x = (self._edges(axis) for axis in (0, 1))
+        return y, x
+
+    def _edges(self, axis: int) -> NDArray[np.float64]:
+        cells = np.arange(self.shape[1 + axis] if len(self.shape) == 3 else 1)
+        if self.intervals is None:
+            twice = 2 * (self.start[axis] + cells * self.stride[axis]) + self.size[axis]
+        else:  # of its own field, which may be smaller than its box
+            twice = np.asarray(self.intervals[axis]).sum(1) + 1
+        places, sharing = np.unique(twice / 2, return_counts=True)
+        if len(places) > 1:
+            between = (places[1:] + places[:-1]) / 2
+            ends = (places[0] + places[0] - between[0], places[-1] + places[-1] - between[-1])
+            edges = np.array([ends[0], *between, ends[1]])
+        else:
+            reach = (self.stride[axis] or self.size[axis]) / 2
+            edges = places[0] + np.array([-reach, reach])
+        parts = [
+            low + (high - low) * np.arange(count) / count
+            for low, high, count in zip(edges[:-1], edges[1:], sharing, strict=True)
+        ]
+        return np.concatenate([*parts, edges[-1:]])
 
 
 def read_layers(path: str | os.PathLike[str]) -> list[Layer]:

@@ -468,6 +468,28 @@ class Directions:
 
 
 @dataclass(frozen=True)
+class EffectiveFields:
+    """Where in its receptive field the central cell of each layer really looks.
+
+    `mass` is the gradient's, which sums to one, or is zero throughout where no gradient
+    arrives; `box` has the centre of `theory` and holds `share` of it.
+    """
+
+    name: Array = field(metadata=on("layer"))  # (L,) text
+    mass: Array = field(metadata=on("layer", "row", "column"))  # (L,H,W) float32
+    cell: Array = field(metadata=on("layer", "yx"))  # (L,2) int, row and column in the map
+    theory: Array = field(
+        metadata=on("layer", "edge")
+    )  # (L,4) int, what the cell can see: top, left, bottom, right in pixels
+    size: Array = field(metadata=on("layer", "yx"))  # (L,2) int, of `box`; 0 without a gradient
+    box: Array = field(metadata=on("layer", "edge"))  # (L,4) int; empty without a gradient
+    outside: Array = field(metadata=on("layer"))  # (L,) float64, share of the mass not in `theory`
+    total: Array = field(metadata=on("layer"))  # (L,) float64, the mass before it was scaled
+    share: float = 0.0
+    images: int = 0  # over which the mass is a mean
+
+
+@dataclass(frozen=True)
 class Filters:
     """The kernels of a convolution, and what can be told of them without an image.
 

@@ -68,6 +68,7 @@ def artifacts_of(name):
         *made(rules.sweep_occlusion, exhibit=exhibits),
         *strongest,
         *made(rules.record_saliency, exhibit=exhibits),
+        *made(rules.measure_fields),
         *(scored_scenes(name, ["trained", "untrained"]) if is_scored(name) else []),
         *(made(rules.gather_scores) if is_scored(name) else []),
     ]

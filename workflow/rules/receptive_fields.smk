@@ -1,13 +1,45 @@
-"""Draw how the receptive field grows from layer to layer.
+"""Measure how much of their receptive fields the layers use; draw how the fields grow.
 
-Needs: layers, an exhibit.
-Makes: the figure, on the first exhibit.
+Needs: images, model, layers, an exhibit.
+Makes: where the gradient of each chosen layer's central cell arrives, and the figure, on the
+first exhibit.
 """
+
+
+rule measure_fields:
+    input:
+        images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
+        layers=lambda wildcards: layers_file(wildcards.study),
+        card=lambda wildcards: model_file("card", wildcards.study),
+        weights=lambda wildcards: model_file("weights", wildcards.study),
+    output:
+        fields="<results>/{study}/fields.h5",
+    log:
+        "<logs>/{study}/measure_fields.log",
+    benchmark:
+        "<benchmarks>/{study}/measure_fields.jsonl"
+    conda:
+        "../../environment.yml"
+    resources:
+        gpu=1,
+    params:
+        **made_by(
+            "measure_fields",
+            architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
+            layers=lambda wildcards: chosen_layers(wildcards.study),
+            images=analysis("receptive_fields", "images"),
+            share=analysis("receptive_fields", "share"),
+            seed=CONFIG["seed"],
+            batch_size=CONFIG["batch_size"],
+        ),
+    script:
+        "../scripts/measure_fields.py"
 
 
 rule plot_growth:
     input:
         exhibit=rules.pick_exhibit.output.exhibit,
+        fields=rules.measure_fields.output.fields,
         layers=lambda wildcards: layers_file(wildcards.study),
     output:
         figure=report(

@@ -1,17 +1,28 @@
-"""Adapter: draw one exhibit's maps."""
+"""Adapter: draw one exhibit's maps: the strongest, all of them, the strongest over the image."""
 
 from convatlas.figures.maps import plot_maps
+from convatlas.figures.mosaic import plot_mosaic
+from convatlas.figures.overlay import plot_overlay
 from convatlas.job import Job
 
+inputs, outputs, params = snakemake.input, snakemake.output, snakemake.params
+
 with Job.of(snakemake) as job:
-    plot_maps(
-        exhibit=snakemake.input.exhibit,
-        maps=snakemake.input.maps,
-        layers=snakemake.params.layers,
-        units=snakemake.params.units,
-        classes=snakemake.input.classes,
-        output=snakemake.output.figure,
-        formats=snakemake.params.formats,
-        dpi=snakemake.params.dpi,
-        about=job.about,
+    common = {
+        "exhibit": inputs.exhibit,
+        "maps": inputs.maps,
+        "layers": params.layers,
+        "formats": params.formats,
+        "dpi": params.dpi,
+        "about": job.about,
+    }
+    named = {"classes": inputs.classes}
+    plot_maps(output=outputs.figure, units=params.units, **named, **common)
+    plot_mosaic(output=outputs.mosaic, **common)
+    plot_overlay(
+        output=outputs.overlay,
+        layers_json=inputs.layers,
+        units=params.large,
+        **named,
+        **common,
     )

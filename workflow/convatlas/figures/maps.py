@@ -106,18 +106,10 @@ class _Strip:
         lines = -(-len(self.units) // across)
         return _NAME + lines * (_UNIT + self.tile(side)[1] + _GAP) + 0.08
 
-    def scale(self) -> tuple[Normalize, str, list[float]]:
-        """Return the scale that the maps share, its colours, and the values to print at it."""
-        low, high = float(self.maps.min()), float(self.maps.max())
-        if low < 0:
-            reach = max(-low, high)
-            return Normalize(-reach, reach), style.SIGNED, [-reach, 0.0, reach]
-        return Normalize(0, high or 1.0), style.QUANTITY, [0.0, high] if high else [0.0]
-
     def draw(
         self, figure: Figure, paper: Axes, left: float, top: float, side: float, across: int
     ) -> None:
-        norm, colours, told = self.scale()
+        norm, colours, told = scale_of(self.maps)
         width, height = self.tile(side)
         right = left + across * (side + _GAP) - _GAP
         shape = shape_text((self.total, *self.maps.shape[1:]))
@@ -135,10 +127,30 @@ class _Strip:
                 paper, values, x, y + _UNIT, width, height, pixels=True, cmap=colours, norm=norm
             )
         bar = style.panel(figure, right + 0.09, top + _NAME + _UNIT, 0.07, height)
-        figure.colorbar(ScalarMappable(norm, colours), cax=bar)
-        bar.set_yticks(told, [style.number(value) for value in told])
-        bar.tick_params(length=0, labelsize=style.TINY)
-        bar.set_frame_on(False)
+        draw_scale(bar, ScalarMappable(norm, colours), told)
+
+
+def scale_of(maps: NDArray[Any]) -> tuple[Normalize, str, list[float]]:
+    """Return a scale that maps share, its colours, and the values to print at it.
+
+    It goes from zero up, or is symmetric about zero where there are negative values.
+    """
+    low, high = float(maps.min()), float(maps.max())
+    if low < 0:
+        reach = max(-low, high)
+        return Normalize(-reach, reach), style.SIGNED, [-reach, 0.0, reach]
+    return Normalize(0, high or 1.0), style.QUANTITY, [0.0, high] if high else [0.0]
+
+
+def draw_scale(axes: Axes, colours: ScalarMappable, told: Sequence[float]) -> None:
+    """Fill axes with a colour bar that has the values `told` beside it."""
+    figure = axes.get_figure(root=True)
+    if figure is None:
+        return
+    figure.colorbar(colours, cax=axes)
+    axes.set_yticks(told, [style.number(value) for value in told])
+    axes.tick_params(length=0, labelsize=style.TINY)
+    axes.set_frame_on(False)
 
 
 def _write_numbers(path: Path, strips: Sequence[_Strip]) -> None:

@@ -26,7 +26,7 @@ Springenberg et al. (2015), section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Any
 
@@ -195,14 +195,23 @@ class _DeconvRectify(torch.autograd.Function):
 class Backward(Execution):
     """Run a graph so that `torch.autograd` goes back through it by a rule.
 
+    Parameters
+    ----------
+    graph : the traced network.
+    node : what is gone back from.
+    rule : one of `RULES`.
+    also : other nodes whose values are asked for in the same pass.
+
     Raises
     ------
     MethodError
         for a rule that doesn't exist, or an operation that it isn't defined for.
     """
 
-    def __init__(self, graph: Graph, node: fx.Node, rule: str) -> None:
-        super().__init__(graph, [node], keep=True)
+    def __init__(
+        self, graph: Graph, node: fx.Node, rule: str, also: Collection[fx.Node] = ()
+    ) -> None:
+        super().__init__(graph, [node, *also], keep=True)
         refused = _refused(graph, node, rule)
         if refused:
             raise MethodError(refused)
