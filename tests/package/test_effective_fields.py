@@ -237,6 +237,21 @@ def test_layers_without_a_gradient_are_told(
     assert "conv1" not in caplog.text
 
 
+def test_what_cant_be_followed_back_isnt_measured_and_says_so(
+    make_study: Callable[..., Study], caplog: pytest.LogCaptureFixture
+) -> None:
+    study = make_study("through_view")
+    with caplog.at_level("WARNING", logger="convatlas"):
+        found = measure(study, study.folder / "f.h5", wanted=["conv", "next"])
+    assert "changes in place what next sees" in found.why_not
+    assert found.why_not in caplog.text
+    assert found.images == 0
+    assert not found.mass.any()
+    assert not found.size.any()
+    reasons = [layer.deconvnet for layer in read_layers(study.layers)]
+    assert reasons == [found.why_not] * len(reasons)  # so no layer's patches are projected
+
+
 def test_a_layer_that_isnt_there(make_study: Callable[..., Study]) -> None:
     study = make_study("inplace")
     with pytest.raises(LayerError, match="there is no layer 'conv9'"):

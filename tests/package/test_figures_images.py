@@ -92,7 +92,7 @@ def test_scatter_csv_holds_the_positions(tmp_path):
 
 
 def test_no_two_classes_look_alike():
-    assert len({embedding._look(place) for place in range(embedding._FEW)}) == embedding._FEW
+    assert len({embedding.look(place) for place in range(embedding._FEW)}) == embedding._FEW
 
 
 def test_equal_positions_are_drawn(tmp_path):

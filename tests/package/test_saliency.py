@@ -59,6 +59,13 @@ def test_what_isnt_defined_is_left_out_and_the_reason_told(
     assert "deconvnet isn't defined for silu (silu)" in found.why_not_deconvnet
 
 
+def test_what_cant_be_followed_back_is_left_out(make_study: Callable[..., Study]) -> None:
+    found, _ = recorded(make_study("through_view"))
+    for rule in ("gradient", "guided", "deconvnet"):
+        assert getattr(found, rule) is None
+        assert "changes in place what next sees" in getattr(found, f"why_not_{rule}")
+
+
 @pytest.mark.parametrize("end", [nn.Softmax(1), nn.LogSoftmax(1), nn.Identity()])
 def test_the_score_is_taken_before_a_softmax(end: nn.Module) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Dropout(), end)

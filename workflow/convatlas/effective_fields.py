@@ -25,7 +25,7 @@ from torch import Tensor, fx
 from convatlas.activations import check_fit
 from convatlas.device import run_or_halve
 from convatlas.errors import ModelError
-from convatlas.graph.backward import Backward
+from convatlas.graph.backward import Backward, why_not
 from convatlas.graph.execution import ancestors
 from convatlas.graph.tracing import Graph, trace
 from convatlas.job import log, progress
@@ -69,8 +69,9 @@ def measure_fields(
         if there is no such layer, or the network isn't the one that `layers` describes.
     ModelError
         if the gradient isn't finite.
-    MethodError
-        if the network changes its values in a way through which the gradient can't be told.
+
+    Where the network changes its values in a way through which the gradient can't be told,
+    nothing is measured, and the artifact says why.
     """
     model = load_model(card, weights)
     described = read_layers(layers)
@@ -88,7 +89,10 @@ def measure_fields(
             batch = model.prepare(data.rows(picked[order]))
             return gradient_mass(graph, cells, batch, [(seed, int(i)) for i in order])
 
-        starts = range(0, len(picked), step)
+        reason = next(filter(None, (why_not(graph, node, "gradient") for node in cells)), "")
+        if reason:
+            log.warning("not measured: %s", reason)
+        starts = range(0, 0 if reason else len(picked), step)
         for start in progress(starts, len(starts), "batches"):
             order = np.arange(start, min(start + step, len(picked)))
             for part in run_or_halve(run, order, lambda rows: np.array_split(rows, 2)):
@@ -104,7 +108,7 @@ def measure_fields(
     outside = np.array([_outside(*pair) for pair in zip(mass, fields, strict=True)])
     sizes = [effective_size(*pair, share) for pair in zip(mass, fields, strict=True)]
     for layer, all_of_it, beyond in zip(chosen, total, outside, strict=True):
-        if all_of_it == 0:
+        if all_of_it == 0 and not reason:
             log.warning("%s: no gradient arrives at the image; its units are dead", layer.name)
         elif beyond > _ROUNDING:
             log.warning("%s: %.3g of the mass lies outside of its field", layer.name, beyond)
@@ -121,7 +125,8 @@ def measure_fields(
             outside=outside,
             total=total,
             share=share,
-            images=len(picked),
+            images=0 if reason else len(picked),
+            why_not=reason,
         ),
         recipe,
     )

@@ -487,6 +487,7 @@ class EffectiveFields:
     total: Array = field(metadata=on("layer"))  # (L,) float64, the mass before it was scaled
     share: float = 0.0
     images: int = 0  # over which the mass is a mean
+    why_not: str = ""  # nothing was measured
 
 
 @dataclass(frozen=True)

@@ -98,11 +98,14 @@ def plot_growth(
         output, size=size, title=title, formats=formats, dpi=dpi, about=about
     ) as figure:
         paper = style.paper(figure)
+        several = "s" if measured.images != 1 else ""
+        told = f"the gradient's mass is a mean over {measured.images} image{several}"
+        if measured.why_not:
+            told = f"not measured: {measured.why_not}"
         style.head(
             paper,
             title,
-            f"of the central unit of each layer, drawn on {shown.name}; the gradient's mass is a "
-            f"mean over {measured.images} image{'s' if measured.images != 1 else ''}",
+            f"of the central unit of each layer, drawn on {shown.name}; {told}",
         )
         right = style.MARGIN + _SIDE + _BETWEEN
         style.write(paper, style.MARGIN, style.HEADING + 0.08, "what it can see", bold=True)

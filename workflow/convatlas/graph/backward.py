@@ -120,7 +120,8 @@ def why_not(graph: Graph, node: fx.Node, rule: str) -> str | None:
     if rule not in RULES:
         raise MethodError(f"there is no rule {rule!r}; the rules are {', '.join(RULES)}.")
     checks = {"deconvnet": why_not_deconvnet, "guided": why_not_guided}
-    return checks[rule](graph, node) if rule in checks else None
+    undefined = checks[rule](graph, node) if rule in checks else None
+    return undefined or _why_not_followed(graph)
 
 
 def _scales(node: fx.Node, signals: set[fx.Node], divides: bool) -> bool:
@@ -143,17 +144,23 @@ def _signals(graph: Graph) -> set[fx.Node]:
 
 
 @lru_cache(_KEPT)
+def _why_not_followed(graph: Graph) -> str | None:
+    """Return why no signal can be followed back through a graph, or None if it can."""
+    changed = seen_through_views(graph)
+    if changed is None:
+        return None
+    return f"{changed}: what goes back can't be told from what doesn't (have it work on a copy)"
+
+
+@lru_cache(_KEPT)
 def _refused(graph: Graph, node: fx.Node, rule: str) -> str:
     """Return with which words a rule is refused from a node down; none if it isn't."""
     reason = why_not(graph, node, rule)
-    if reason:
-        others = [other for other in RULES if why_not(graph, node, other) is None]
-        verb = "are" if len(others) > 1 else "is"
-        return f"{reason}; only {' and '.join(others)} {verb}."
-    changed = seen_through_views(graph)
-    if changed:
-        return f"{changed}: what goes back can't be told from what doesn't. Have it work on a copy."
-    return ""
+    if not reason:
+        return ""
+    others = [other for other in RULES if why_not(graph, node, other) is None]
+    verb = "are" if len(others) > 1 else "is"
+    return f"{reason}; only {' and '.join(others)} {verb}." if others else f"{reason}."
 
 
 class _Rectify(torch.autograd.Function):
@@ -212,9 +219,10 @@ class Backward(Execution):
         self, graph: Graph, node: fx.Node, rule: str, also: Collection[fx.Node] = ()
     ) -> None:
         super().__init__(graph, [node, *also], keep=True)
-        refused = _refused(graph, node, rule)
-        if refused:
-            raise MethodError(refused)
+        for one in (node, *also):
+            refused = _refused(graph, one, rule)
+            if refused:
+                raise MethodError(refused)
         self._graph = graph
         self._rule = rule
 

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from convatlas.errors import ModelError
 from convatlas.files import write_json
-from convatlas.graph.backward import why_not_deconvnet
+from convatlas.graph.backward import why_not
 from convatlas.graph.geometry import Axis, Field, fields
 from convatlas.graph.operations import POINTWISE, TRANSPARENT
 from convatlas.graph.tracing import Graph, evaluating, trace
@@ -139,7 +139,7 @@ def _layer(
         exact=field.y.exact_at_centre and field.x.exact_at_centre,
         intervals=None if regular else (_intervals(field.y), _intervals(field.x)),
         inputs=tuple(dict.fromkeys(feeding)),
-        deconvnet=why_not_deconvnet(graph, node),
+        deconvnet=why_not(graph, node, "deconvnet"),
         weight=_weight(graph, node),
         groups=graph.operations[node].options["groups"] if kind == "conv" else 1,
     )
