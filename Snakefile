@@ -35,6 +35,8 @@ include: "workflow/rules/occlusion_score.smk"
 include: "workflow/rules/saliency.smk"
 include: "workflow/rules/receptive_fields.smk"
 include: "workflow/rules/training.smk"
+include: "workflow/rules/health.smk"
+include: "workflow/rules/firing.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/provenance.smk"
 include: "workflow/rules/report.smk"
@@ -56,6 +58,8 @@ localrules:
     saliency,
     receptive_fields,
     training,
+    health,
+    firing,
 
 
 rule all:
@@ -130,3 +134,13 @@ rule receptive_fields:
 rule training:
     input:
         for_studies(training_figures),
+
+
+rule health:
+    input:
+        for_studies(health_figures),
+
+
+rule firing:
+    input:
+        for_studies(firing_figures),

@@ -32,7 +32,7 @@ from convatlas.store import Recipe
 
 # Kinds of figures, each the name of the folder that they lie in, and of their caption.
 _OF_EXHIBITS = ("maps", "occlusion", "saliency", "receptive_fields")
-_OF_STUDIES = ("training", "occlusion_score")  # all others are of layers
+_OF_STUDIES = ("training", "occlusion_score", "health", "snapshots")  # all others are of layers
 _LONGEST = 150  # letters of a file's name without its suffix
 _BESIDE = ("csv", "svg", "pdf")  # what may lie beside a figure's PNG
 
