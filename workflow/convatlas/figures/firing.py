@@ -63,7 +63,9 @@ def plot_firing(
     output : the PNG; the CSV beside it ranks all units by their selectivity.
     sampled : a CSV with the image of each part of each unit's range.
     counted : a CSV with the commonest classes of each unit.
-    units : how many of the most selective ones are drawn, or which, in this order.
+    units : how many of the most selective ones are drawn, or which, in this order. A unit that
+        fires on fewer images than its row has is drawn only for want of others: its index
+        rests on too little.
 
     Raises
     ------
@@ -73,8 +75,9 @@ def plot_firing(
     found = store.read(store.Firing, firing)
     names = read_classes(classes)
     order = most_selective(found)
+    often = found.firing >= found.image.shape[1]
     rows = (
-        [int(row) for row in order[:units]]
+        [int(row) for row in [*order[often[order]], *order[~often[order]]][:units]]
         if isinstance(units, int)
         else rows_of(units, found.unit, found.layer)
     )
@@ -128,14 +131,15 @@ class _Layout:
 
 
 def _subtitle(found: store.Firing, rows: Sequence[int], units: int | Sequence[int]) -> str:
-    known = np.isfinite(found.selectivity).any()
-    which = "most selective of " if isinstance(units, int) and known else "of "
-    return (
-        f"the {len(rows)} {which}{len(found.unit)} units; images from the strongest down to "
-        f"{100 * found.threshold:.0f} % of its answer, one from each of {found.image.shape[1]} "
-        "equal parts of that range; "
-        + ("white: the receptive field" if found.exact else "dashed: bound of the receptive field")
-    )
+    parts = found.image.shape[1]
+    which = f"{len(rows)} of {len(found.unit)} units"
+    if isinstance(units, int) and np.isfinite(found.selectivity[rows]).any():
+        which = f"the most selective of {len(found.unit)} units"
+        if (found.firing[rows] >= parts).all():
+            which += f", of those that fire on {parts} images or more" if parts > 1 else ""
+    low = 100 * found.threshold
+    box = "white: the receptive field" if found.exact else "dashed: bound of the receptive field"
+    return f"{which}; left the strongest answer, right {low:.3g} % of it; {box}"
 
 
 def _draw_told(
@@ -147,8 +151,8 @@ def _draw_told(
     lines = []
     if np.isfinite(index):
         lines += [f"selectivity {index:.2f}", class_name(names, int(found.best[row]))]
-    share = 100 * found.firing[row] / found.images
-    lines += [f"fires on {style.number(share)} %"] if found.firing[row] else ["never fires"]
+    times = int(found.firing[row])
+    lines += [f"fires on {times} of {found.images}"] if times else ["never fires"]
     for place, line in enumerate(lines):
         style.write(paper, style.MARGIN, top + 0.2 + 0.105 * place, line, **soft)
 
@@ -311,8 +315,8 @@ def _draw_ranking(
     listed = [int(row) for row in order[:_LINES] if np.isfinite(found.selectivity[row])]
     if not listed:
         return
-    ends = {"rank": _TABLE + 0.2, "unit": _TABLE + 0.55, "index": _TABLE + 2.55}
-    ends["fires on"] = _TABLE + 3.2
+    ends = {"rank": _TABLE + 0.2, "unit": _TABLE + 0.55, "index": _TABLE + 3.0}
+    ends["fires on"] = _TABLE + 3.75
     soft: dict[str, Any] = {"size": style.TINY, "colour": style.SOFT}
     for name, end in ends.items():
         style.write(paper, end, top - 0.1, name, align="right", **soft)
@@ -323,7 +327,7 @@ def _draw_ranking(
             "rank": str(place + 1),
             "unit": str(int(found.unit[row])),
             "index": f"{found.selectivity[row]:.3f}",
-            "fires on": f"{style.number(100 * found.firing[row] / found.images)} %",
+            "fires on": f"{100 * found.firing[row] / found.images:.3g} %",
         }
         bold = row in rows
         for name, text in cells.items():
@@ -333,7 +337,7 @@ def _draw_ranking(
             _TABLE + 0.7,
             line,
             class_name(names, int(found.best[row])),
-            width=1.5,
+            width=1.85,
             size=style.SMALL,
             bold=bold,
         )

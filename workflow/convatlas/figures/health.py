@@ -18,7 +18,6 @@ from convatlas.figures.patches import Blocks, draw_block, rows_of
 from convatlas.files import write_csv
 from convatlas.health import (
     ALWAYS,
-    CONSTANT,
     DEAD,
     RARE,
     RARELY,
@@ -47,6 +46,7 @@ _MEASURES = ("frequency", "mean", "std", "minimum", "maximum", "lifetime")
 _MARKS = ("dead", "constant", "always_on")
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 _WORST = 12  # units whose patches are drawn
+_MOST_LINES, _LINE = 3, 0.11  # of the list of units that have none, and the height of one
 
 
 # ------------------------------------------------------------------- of all layers
@@ -262,16 +262,20 @@ def plot_worst(
 ) -> None:
     """Draw the strongest patches of a layer's worst units, and say what is wrong with each.
 
-    The order is that of `convatlas.health.worst_first`. The CSV has all units in that
-    order: rank, unit, reason, and all numbers.
+    The order is that of `convatlas.health.worst_first`. Units that answer every image alike
+    have no strongest patches; their numbers are listed above the others. The CSV has all
+    units in that order: rank, unit, reason, and all numbers.
     """
     found = store.read(store.Health, health)
     ranked = store.read(store.Patches, patches)
     order = worst_first(found)
     why = reasons(found)
-    drawn = order[:_WORST]
+    alike = found.constant.astype(bool)
+    drawn = [int(row) for row in order if not alike[row]][:_WORST]
     rows = rows_of([int(unit) for unit in found.unit[drawn]], ranked.unit, ranked.layer)
-    blocks = Blocks.of(len(rows), ranked.value.shape[1])
+    listed = np.sort(found.unit[alike])
+    strip = 0.1 + _MOST_LINES * _LINE if len(listed) else 0.0
+    blocks = Blocks.of(len(rows), ranked.value.shape[1], style.HEADING + strip)
     title = f"Worst units of {found.layer}"
     with (
         store.Images(images) as source,
@@ -280,22 +284,44 @@ def plot_worst(
         ) as figure,
     ):
         paper = style.paper(figure)
-        style.head(paper, title, _worst_subtitle(found, why, len(rows)))
+        style.head(paper, title, _worst_subtitle(found, [why[row] for row in drawn]))
+        if len(listed):
+            _list_alike(figure, paper, listed, blocks.page[0])
         for place, (own, row) in enumerate(zip(drawn, rows, strict=True)):
-            draw_block(paper, source, ranked, row, blocks, place, _told(found, int(own), why[own]))
+            draw_block(paper, source, ranked, row, blocks, place, _told(found, own, why[own]))
     columns = _unit_columns(found)
     sorted_columns = {name: [values[i] for i in order] for name, values in columns.items()}
     write_csv(Path(output).with_suffix(".csv"), {"rank": range(len(order)), **sorted_columns})
 
 
-def _worst_subtitle(found: store.Health, why: Sequence[str], shown: int) -> str:
-    wrong = sum(reason != "" for reason in why)
-    parts = [f"{wrong} of {len(why)} units are dead, constant, rarely active or always on"]
-    parts.append("the worst first" if wrong else "the rarest first")
-    if wrong < shown and wrong:
-        parts.append(f"from the {_ordinal(wrong + 1)} on nothing is wrong")
-    parts.append("with the images that excite each most")
+def _worst_subtitle(found: store.Health, drawn: Sequence[str]) -> str:
+    counts = groups_of(found)
+    wrong = ", ".join(f"{counts[name]} {name}" for name in (DEAD, RARELY, ALWAYS))
+    parts = [f"{wrong} of {len(found.unit)} units", "the worst first"]
+    if "" in drawn and any(drawn):
+        parts.append(f"nothing is wrong from the {_ordinal(drawn.index('') + 1)} on")
+    elif drawn and not any(drawn):
+        parts = [parts[0], "nothing is wrong with these, the most rarely active"]
     return "; ".join(parts)
+
+
+def _list_alike(figure: Figure, paper: Axes, units: NDArray[Any], width: float) -> None:
+    """List the units that answer every image alike, as many as fit."""
+    many = f"{len(units)} units" if len(units) > 1 else "a unit"
+    told = f"The same answer to every image, of {many}: {_ranges(units)}"
+    lines = style.wrap(figure, told, width - 2 * style.MARGIN - 0.1, style.SMALL)
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[: _MOST_LINES - 1], f"{lines[_MOST_LINES - 1].rstrip(',')} …"]
+    for place, line in enumerate(lines):
+        top = style.HEADING + 0.07 + place * _LINE
+        style.write(paper, style.MARGIN, top, line, size=style.SMALL)
+
+
+def _ranges(units: NDArray[Any]) -> str:
+    """Return ascending numbers as text, ``0-3, 7``."""
+    breaks = np.flatnonzero(np.diff(units) > 1) + 1
+    runs = np.split(units, breaks)
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}\u2013{r[-1]}" for r in runs)
 
 
 def _ordinal(number: int) -> str:
@@ -308,8 +334,6 @@ def _told(found: store.Health, row: int, reason: str) -> str:
     active = round(float(found.frequency[row]) * found.images)
     if reason == DEAD:
         return f"dead: at most {style.number(float(found.maximum[row]))}"
-    if reason == CONSTANT:
-        return f"constant: always {style.number(float(found.maximum[row]))}"
     if reason == ALWAYS:
         low, high = (style.number(float(x[row])) for x in (found.minimum, found.maximum))
         return f"always on: {low} to {high}"

@@ -78,6 +78,7 @@ class Blocks:
     across, down : patches of a block beside and below each other.
     width, side : of a block and of a patch.
     step : from one block to the next, across and down.
+    top : of the first blocks.
     """
 
     number: int
@@ -87,9 +88,10 @@ class Blocks:
     width: float
     side: float
     step: tuple[float, float]
+    top: float
 
     @classmethod
-    def of(cls, number: int, patches: int) -> Blocks:
+    def of(cls, number: int, patches: int, top: float = style.HEADING) -> Blocks:
         """Lay out `number` blocks of so many patches each."""
         across = math.ceil(math.sqrt(patches))
         down = -(-patches // across)
@@ -98,21 +100,21 @@ class Blocks:
         width = (style.PAGE - 2 * style.MARGIN - (scale - 1) * _BETWEEN) / scale
         side = (width - (across - 1) * style.GUTTER) / across
         step = (width + _BETWEEN, _NAME + down * (side + _VALUE + style.GUTTER) + 0.06)
-        return cls(number, columns, across, down, width, side, step)
+        return cls(number, columns, across, down, width, side, step, top)
 
     @property
     def page(self) -> tuple[float, float]:
-        """Width and height of a page that holds all blocks under its head."""
+        """Width and height of a page that holds all blocks."""
         return (
             max(style.PAGE, 2 * style.MARGIN + self.columns * self.step[0] - _BETWEEN),
-            style.HEADING + -(-self.number // self.columns) * self.step[1] + style.MARGIN,
+            self.top + -(-self.number // self.columns) * self.step[1] + style.MARGIN,
         )
 
     def corner(self, place: int) -> tuple[float, float]:
         """Return left and top of a block."""
         return (
             style.MARGIN + place % self.columns * self.step[0],
-            style.HEADING + place // self.columns * self.step[1],
+            self.top + place // self.columns * self.step[1],
         )
 
 

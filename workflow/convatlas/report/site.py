@@ -28,6 +28,7 @@ from convatlas.figures.labels import class_name, shape_text
 from convatlas.files import read_csv, read_json, replacing, write_text
 from convatlas.layers import Layer, read_layers
 from convatlas.report import TEMPLATES
+from convatlas.report.worst import WorstUnits, worst_units
 from convatlas.store import Recipe
 
 # Kinds of figures, each the name of the folder that they lie in, and of their caption.
@@ -130,6 +131,7 @@ def build_report(
         layers=[_layer_row(layer, entries) for layer in described],
         exhibits=[row | {"figures": _of(entries, "exhibit", row["number"])} for row in shown],
         sections=_sections(entries, {row["number"]: row["title"] for row in shown}),
+        worst=_worst(entries, page.parent),
         notes=[*notes, *_undefined(described, entries)],
         parameters=yaml.safe_dump(_plain(recipe.parameters), sort_keys=False, allow_unicode=True),
         digests=_digests(made),
@@ -326,6 +328,12 @@ def _undefined(layers: Sequence[Layer], entries: Sequence[dict[str, Any]]) -> li
         for layer in layers
         if layer.name in shown and layer.deconvnet
     ]
+
+
+def _worst(entries: Sequence[dict[str, Any]], folder: Path) -> WorstUnits:
+    """Return the worst units of the layers that have a figure of theirs with its numbers."""
+    shown = [entry for entry in _of(entries, "kind", "worst") if "csv" in entry["files"]]
+    return worst_units((entry, folder / entry["files"]["csv"]) for entry in shown)
 
 
 def _normalization(card: Mapping[str, Any]) -> str:
