@@ -42,6 +42,7 @@ RUNNING = {  # what runs a network
     "project_strongest",
     "rank_directions",
     "record_saliency",
+    "track_health",
 }
 PLOTS = {
     "plot_filters",
@@ -56,6 +57,10 @@ PLOTS = {
     "plot_occlusion_score",
     "plot_growth",
     "plot_training",
+    "plot_health",
+    "plot_worst",
+    "plot_snapshots",
+    "plot_firing",
 }
 END = {"record_provenance", "build_report"}
 
@@ -64,25 +69,27 @@ AFTER: dict[str, set[str]] = {
         *("train_model", "extract_activations", "score_predictions", "rank_patches"),
         *("pick_exhibit", "project_patches", "project_strongest", "sweep_occlusion"),
         *("score_scenes", "plot_patches", "plot_projections", "plot_scatter", "plot_grid"),
-        *("rank_directions", "plot_directions"),
+        *("rank_directions", "plot_directions", "track_health", "plot_worst"),
+        *("sample_firing", "plot_firing"),
     },
     "list_classes": {
         *("plot_maps", "plot_patches", "plot_scatter", "plot_grid", "plot_occlusion"),
-        *("plot_occlusion_score", "plot_saliency", "plot_directions"),
+        *("plot_occlusion_score", "plot_saliency", "plot_directions", "plot_firing"),
     },
     "import_model": {*RUNNING, "cut_filters"},
     "train_model": {*RUNNING, "cut_filters", "plot_training"},
     "describe_model": {  # but see `affected`
         *(RUNNING - {"score_scenes", "record_saliency"}),
-        *("cut_filters", "score_predictions", "rank_patches"),
+        *("cut_filters", "score_predictions", "rank_patches", "sample_firing"),
         *("plot_maps", "plot_patches", "plot_directions", "plot_occlusion", "plot_growth"),
     },
     "extract_activations": {
         *("gather_activations", "score_predictions", "rank_patches", "find_neighbours"),
-        "rank_directions",
+        *("rank_directions", "measure_health", "sample_firing"),
     },
     "gather_activations": {
-        *("score_predictions", "rank_patches", "find_neighbours", "rank_directions")
+        *("score_predictions", "rank_patches", "find_neighbours", "rank_directions"),
+        *("measure_health", "sample_firing"),
     },
     "score_predictions": {"plot_scatter"},
     "pick_exhibit": {
@@ -94,9 +101,12 @@ AFTER: dict[str, set[str]] = {
     "cut_filters": {"plot_filters"},
     "rank_patches": {
         *("project_patches", "project_strongest", "plot_patches", "plot_projections"),
-        *("rank_directions", "plot_directions"),
+        *("rank_directions", "plot_directions", "plot_worst"),
     },
     "rank_directions": {"plot_directions"},
+    "measure_health": {"plot_health", "plot_worst", "sample_firing"},
+    "track_health": {"plot_snapshots"},
+    "sample_firing": {"plot_firing"},
     "record_saliency": {"plot_saliency"},
     "project_patches": {"plot_projections"},
     "find_neighbours": {"embed_codes"},
@@ -357,6 +367,8 @@ LAYER = {
     **{rule: of("pictures", layer="first.2") for rule in ("rank_patches", "project_patches")},
     **{rule: of("pictures", layer="first.2") for rule in ("plot_patches", "plot_projections")},
     **{rule: of("pictures", layer="first.2") for rule in ("rank_directions", "plot_directions")},
+    **{rule: of("pictures", layer="first.2") for rule in ("measure_health", "plot_worst")},
+    **{rule: of("pictures", layer="first.2") for rule in ("sample_firing", "plot_firing")},
 }
 NEW_EXHIBITS = {  # from two to six
     rule: set().union(*(of("pictures", exhibit=str(n)) for n in range(2, 6)))
@@ -464,6 +476,9 @@ CONFIG_ROWS = [
         "sweep_occlusion",
         of=PICTURES,
     ),
+    row("analyses.firing.threshold", put("analyses/firing/threshold", 0.25), "sample_firing"),
+    row("analyses.firing.images", put("analyses/firing/images", 5), "sample_firing"),
+    row("analyses.firing.units", put("analyses/firing/units", 3), "plot_firing", *END),
     # ---- of the whole config
     row("figures.formats", put("figures/formats", ["png", "svg", "pdf"]), *PLOTS),
     row("figures.dpi", put("figures/dpi", 90), *PLOTS),
@@ -477,6 +492,7 @@ CONFIG_ROWS = [
         "batch_size",
         put("batch_size", 8),
         *("extract_activations", "project_patches", "project_strongest", "rank_directions"),
+        "track_health",
     ),
     row("shards", put("shards", 3), "extract_activations", new={"extract_activations": SHARDS}),
     # ---- of data sets
@@ -618,14 +634,14 @@ CONFIG_ROWS = [
     row(
         "studies.layers",
         put(OWN + "layers", ["first.1", "second.1", "first.2"]),
-        *("plot_maps", "plot_growth", *END),  # they list the layers
+        *("plot_maps", "plot_growth", "plot_health", *END),  # they list the layers
         of=PICTURES,
         new=LAYER,
     ),
     row(
         "a layer less",
         put(OWN + "layers", ["second.1"]),
-        *("plot_maps", "plot_growth", *END),
+        *("plot_maps", "plot_growth", "plot_health", *END),
         of=PICTURES,
         gone={"study": "pictures", "layer": "first.1"},
     ),
@@ -833,7 +849,7 @@ def test_the_matrix_has_a_row_for_every_key_of_the_config() -> None:
         *leaves(definitions["folder"], "datasets.folder"),
     }
     without = {
-        f"analyses.{name}" for name in ("filters", "receptive_fields", "saliency")
+        f"analyses.{name}" for name in ("filters", "receptive_fields", "saliency", "health")
     }  # no keys
     kinds = {"datasets.shapes.source", "datasets.folder.source"}  # another kind of data set
     assert keys - without - kinds <= {r.name for r in CONFIG_ROWS}
@@ -868,7 +884,8 @@ def test_what_comes_after_new_layers_runs_too(finished: Place, jobs: Plan) -> No
     outcome = finished.run("--cores", "2")
     assert outcome.code == 0, outcome.text
     rules = {"import_model", "describe_model", *AFTER["import_model"], *AFTER["describe_model"]}
-    rules -= {"score_scenes"}  # of scenes only, which no imported model looks at here
+    # Of scenes only, which no imported model looks at here, and of a training.
+    rules -= {"score_scenes", "track_health"}
     assert rules | {"embed_codes", "plot_occlusion"} <= set(outcome.planned)
     assert not any("scenes" in job for named in outcome.planned.values() for job in named)
     assert finished.plan() == {}

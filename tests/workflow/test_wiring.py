@@ -27,6 +27,8 @@ ANALYSES = (
     "occlusion",
     "receptive_fields",
     "training",
+    "health",
+    "firing",
 )
 
 
@@ -88,6 +90,7 @@ def test_rules_that_run_a_network_ask_for_a_gpu() -> None:
         "record_saliency",
         "score_scenes",
         "sweep_occlusion",
+        "track_health",
     }
 
 
@@ -152,7 +155,8 @@ def test_every_target_is_planned_from_nothing(start: Place) -> None:
         ("embedding", {"plot_scatter", "plot_grid"}),
         ("receptive_fields", {"plot_growth"}),
         ("occlusion", {"plot_occlusion", "plot_occlusion_score"}),
-        *((name, {f"plot_{name}"}) for name in ANALYSES if name[0] not in "eor"),
+        ("health", {"plot_health", "plot_worst", "plot_snapshots"}),
+        *((name, {f"plot_{name}"}) for name in ANALYSES if name[0] not in "eorh"),
     ],
 )
 def test_a_target_makes_the_figures_of_one_analysis(
@@ -203,6 +207,9 @@ def test_any_figure_can_be_asked_for_by_its_file(start: Place) -> None:
         "occlusion/0",
         "saliency/0",
         "receptive_fields/0",
+        "health/layers",
+        "health/worst/first.1",
+        "firing/first.1",
     )
     plan = start.plan("--", *(f"results/pictures/figures/{name}.png" for name in names))
     assert "describe_model" in plan

@@ -127,7 +127,7 @@ class _Layout:
             max(style.PAGE, bars + _BARS + style.MARGIN),
             style.HEADING + rows * step + _BELOW + _PANEL[2] + 0.42,
         )
-        return cls(rows, width, height, step, max(bars, page[0] - style.MARGIN - _BARS), page)
+        return cls(rows, width, height, step, bars, page)
 
 
 def _subtitle(found: store.Firing, rows: Sequence[int], units: int | Sequence[int]) -> str:
@@ -275,7 +275,7 @@ def _draw_distribution(
         paper,
         style.MARGIN,
         top - 0.1,
-        f"Selectivity of all {len(found.unit)} units; lines: the ones above",
+        "Selectivity of all units; lines: the ones above",
         width=_TABLE - 0.2,
     )
     axes = style.panel(figure, left, top, width, height)
@@ -287,11 +287,11 @@ def _draw_distribution(
         axes.text(
             0.5,
             0.5,
-            "not defined: it needs images of two classes, and units that answer",
+            "not defined: it needs images of two classes\nand units that are active",
             size=style.SMALL,
             color=style.SOFT,
             ha="center",
-            wrap=True,
+            va="center",
             transform=axes.transAxes,
         )
         return

@@ -100,6 +100,8 @@ def _draw_curves(
             clip_on=False,
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(epoch) == 1:
+        axes.set_xlim(epoch[0] - 1, epoch[0] + 1)
 
 
 def _scale(axes: Axes, curves: NDArray[np.float64], whole: bool) -> None:
