@@ -131,7 +131,7 @@ def build_report(
         layers=[_layer_row(layer, entries) for layer in described],
         exhibits=[row | {"figures": _of(entries, "exhibit", row["number"])} for row in shown],
         sections=_sections(entries, {row["number"]: row["title"] for row in shown}),
-        worst=_worst(entries, page.parent),
+        worst=_worst(entries),
         notes=[*notes, *_undefined(described, entries)],
         parameters=yaml.safe_dump(_plain(recipe.parameters), sort_keys=False, allow_unicode=True),
         digests=_digests(made),
@@ -182,6 +182,7 @@ def _entries(figures: Sequence[Figure], assets: Path) -> list[dict[str, Any]]:
                 "layer": figure.layer,
                 "exhibit": figure.exhibit,
                 "files": files,
+                "numbers": source.with_suffix(".csv") if "csv" in files else None,
                 "width": width,
                 "height": height,
             }
@@ -330,10 +331,11 @@ def _undefined(layers: Sequence[Layer], entries: Sequence[dict[str, Any]]) -> li
     ]
 
 
-def _worst(entries: Sequence[dict[str, Any]], folder: Path) -> WorstUnits:
+def _worst(entries: Sequence[dict[str, Any]]) -> WorstUnits:
     """Return the worst units of the layers that have a figure of theirs with its numbers."""
-    shown = [entry for entry in _of(entries, "kind", "worst") if "csv" in entry["files"]]
-    return worst_units((entry, folder / entry["files"]["csv"]) for entry in shown)
+    # From where they were copied: a job's own outputs aren't in their place before its end.
+    shown = [entry for entry in _of(entries, "kind", "worst") if entry["numbers"]]
+    return worst_units((entry, entry["numbers"]) for entry in shown)
 
 
 def _normalization(card: Mapping[str, Any]) -> str:
