@@ -20,7 +20,7 @@ from typing import Any
 from convatlas import __version__
 from convatlas.digest import file_digest, module_digests, packages_of
 from convatlas.figures.metadata import read_about
-from convatlas.files import AnyPath, read_json, write_json
+from convatlas.files import AnyPath, files_in, read_json, write_json
 from convatlas.store import reading
 
 _READING = "convatlas.data.prepare"  # imports readers by their names
@@ -72,7 +72,7 @@ def record_provenance(
 
 
 def _files(path: AnyPath) -> list[Path]:
-    return sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
+    return files_in(path) if Path(path).is_dir() else [Path(path)]
 
 
 def _describe(path: Path) -> dict[str, Any]:

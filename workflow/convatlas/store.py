@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from convatlas import __version__
 from convatlas.digest import file_digest
 from convatlas.errors import DamagedFile, StoreError
-from convatlas.files import replacing
+from convatlas.files import files_in, replacing
 
 Array = NDArray[Any]
 A = TypeVar("A")
@@ -108,7 +108,7 @@ def artifact_digest(path: str | os.PathLike[str]) -> str:
     A folder has the digest of those of its files, by name, see `joined_digest`.
     """
     if Path(path).is_dir():
-        return joined_digest(artifact_digest(p) for p in sorted(Path(path).iterdir()))
+        return joined_digest(map(artifact_digest, files_in(path)))
     if Path(path).suffix == ".h5":
         with reading(path) as file:
             if "digest" in file.attrs:
