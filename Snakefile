@@ -36,6 +36,8 @@ include: "workflow/rules/occlusion_score.smk"
 include: "workflow/rules/saliency.smk"
 include: "workflow/rules/receptive_fields.smk"
 include: "workflow/rules/training.smk"
+include: "workflow/rules/health.smk"
+include: "workflow/rules/firing.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/provenance.smk"
 include: "workflow/rules/report.smk"
@@ -58,6 +60,8 @@ localrules:
     saliency,
     receptive_fields,
     training,
+    health,
+    firing,
 
 
 rule all:
@@ -137,3 +141,13 @@ rule receptive_fields:
 rule training:
     input:
         for_studies(training_figures),
+
+
+rule health:
+    input:
+        for_studies(health_figures),
+
+
+rule firing:
+    input:
+        for_studies(firing_figures),

@@ -13,6 +13,7 @@ from PIL import Image
 
 from convatlas import store
 from convatlas.files import write_csv, write_json, write_text
+from convatlas.health import Activity
 from convatlas.layers import read_layers
 
 RECIPE = store.Recipe()
@@ -178,6 +179,96 @@ def write_fields(path: Path, layers: Path, size: tuple[int, int], dead: Sequence
         ),
         RECIPE,
     )
+
+
+def write_health(path: Path, answers: np.ndarray, layer: str = "conv2") -> store.Health:
+    """Write the health of units that gave these answers, (N,U)."""
+    activity = Activity(answers.shape[1])
+    activity.add(np.asarray(answers, np.float32))
+    names = ("frequency", "mean", "std", "minimum", "maximum", "lifetime", "dead", "constant")
+    names += ("always_on", "population", "population_mean", "images", "silent")
+    found = {name: getattr(activity, name) for name in names}
+    health = store.Health(unit=np.arange(answers.shape[1]), **found, layer=layer)
+    store.write(path, health, RECIPE)
+    return health
+
+
+def write_health_history(path: Path, epochs: Sequence[int], layers: Sequence[str]) -> None:
+    """Write a history in which the first layer's units are dead from the second epoch on."""
+    shape = (len(epochs), len(layers))
+    share = np.random.default_rng(0).uniform(0, 0.3, shape)
+    dead = share.copy()
+    dead[1:, 0] = 1
+    level = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
+    spread = np.tile(level, (*shape, 1))
+    lifetime = spread.copy()
+    lifetime[1:, 0] = np.nan
+    store.write(
+        path,
+        store.HealthHistory(
+            epoch=np.array(epochs),
+            layers=np.array(list(layers), dtype=object),
+            units=np.arange(len(layers)) + 5,
+            level=level,
+            dead=dead,
+            always_on=share,
+            frequency=spread,
+            lifetime=lifetime,
+            population=np.where(dead < 1, share, np.nan),
+            images=40,
+        ),
+        RECIPE,
+    )
+
+
+def write_firing(
+    path: Path,
+    *,
+    units: int,
+    images: int,
+    parts: int,
+    box: tuple[int, int, int, int] = (2, 2, 8, 8),
+    classes: int = 6,
+    exact: bool = True,
+    layer: str = "conv2",
+) -> store.Firing:
+    """Write what makes units fire; the second part is empty, and the last unit is dead."""
+    alive = np.arange(units) < max(units - 1, 1)
+    image = (np.arange(units * parts) % images).reshape(units, parts)
+    image[:, 1:2] = -1
+    image[~alive] = -1
+    value = np.tile(np.linspace(9, 5, parts), (units, 1)).astype(np.float32)
+    value[image < 0] = np.nan
+    kept = min(classes, 8)
+    frequent = np.full((units, 8), -1)
+    frequent[:, :kept] = np.arange(kept)
+    times = np.zeros((units, 8), int)
+    times[:, :kept] = np.arange(kept, 0, -1)
+    known = alive & (classes > 1)
+    firing = store.Firing(
+        unit=np.arange(units),
+        maximum=np.where(alive, 9.0, 0.0),
+        firing=np.where(alive, 30, 0),
+        labelled=np.where(alive, times.sum(1) + max(classes - 8, 0), 0),
+        distinct=np.where(alive, classes, 0),
+        frequent=np.where(alive[:, None], frequent, -1),
+        times=np.where(alive[:, None], times, 0),
+        selectivity=np.where(known, np.linspace(0.2, 0.9, units), np.nan),
+        best=np.where(known, np.arange(units) % max(classes, 1), -1),
+        best_mean=np.where(known, 2.0, np.nan),
+        rest_mean=np.where(known, 1.0, np.nan),
+        value=value,
+        image=image,
+        location=np.zeros((units, parts, 2), int),
+        box=np.tile(np.array(box), (units, parts, 1)),
+        threshold=0.5,
+        images=images,
+        labelled_images=images if classes else 0,
+        exact=int(exact),
+        layer=layer,
+    )
+    store.write(path, firing, RECIPE)
+    return firing
 
 
 def write_exhibit(

@@ -16,6 +16,8 @@ from figure_artifacts import (
     RECIPE,
     write_fields,
     write_filters,
+    write_firing,
+    write_health_history,
     write_images,
     write_layers,
     write_occlusion,
@@ -31,8 +33,10 @@ from convatlas.classes import one_line, read_classes
 from convatlas.figures import style
 from convatlas.figures.embedding import plot_grid, plot_scatter
 from convatlas.figures.filters import plot_filters
+from convatlas.figures.firing import plot_firing
 from convatlas.figures.frequency import plot_frequency
 from convatlas.figures.kernels import plot_kernels
+from convatlas.figures.labels import class_name
 from convatlas.figures.maps import plot_maps
 from convatlas.figures.mosaic import plot_mosaic
 from convatlas.figures.occlusion import plot_occlusion
@@ -40,6 +44,7 @@ from convatlas.figures.overlay import plot_overlay
 from convatlas.figures.patches import plot_patches
 from convatlas.figures.receptive_fields import plot_growth
 from convatlas.figures.redundancy import plot_redundancy
+from convatlas.figures.snapshots import plot_snapshots
 from convatlas.files import read_csv, read_json, write_csv, write_json
 from convatlas.report.site import build_report
 from convatlas.store import Recipe
@@ -188,6 +193,27 @@ def test_patches_and_occlusion_show_any_class(tmp_path: Path) -> None:
         formats=FORMATS,
     )
     assert_drawn(tmp_path / "p.png")
+    layer = "$x$ 写真\\frac{"
+    firing = write_firing(
+        tmp_path / "f.h5", units=len(names), images=len(names), parts=3, layer=layer
+    )
+    plot_firing(
+        tmp_path / "f.h5",
+        tmp_path / "i.h5",
+        output=tmp_path / "f.png",
+        sampled=tmp_path / "f" / "images.csv",
+        counted=tmp_path / "f" / "classes.csv",
+        units=3,
+        classes=tmp_path / "c.txt",
+        formats=FORMATS,
+    )
+    assert_drawn(tmp_path / "f.png")
+    shown = [class_name(names, int(label)) for label in firing.best[-2::-1]]
+    assert read_csv(tmp_path / "f.csv")["class_name"][:-1] == shown
+    write_health_history(tmp_path / "h.h5", [0, 2], [layer, LONG_LAYER])
+    plot_snapshots(tmp_path / "h.h5", output=tmp_path / "h.png", formats=FORMATS)
+    assert_drawn(tmp_path / "h.png")
+    assert read_csv(tmp_path / "h.csv")["layer"][:2] == [layer, LONG_LAYER]
     write_exhibit(tmp_path / "e.h5", "写真 $x$.png")
     # Each class is the most probable somewhere, so that the figure names as many as it can.
     side = int(np.ceil(np.sqrt(len(names))))

@@ -23,6 +23,7 @@ KINDS = (
     *("grid", "occlusion", "training", "receptive_fields", "saliency", "directions"),
     *("neighbours", "accuracy", "views", "perplexities", "quality"),
     *("mosaic", "overlay"),
+    *("health", "worst", "snapshots", "firing"),
 )
 SCRIPT = "<script>alert(1)</script>"
 
@@ -179,6 +180,63 @@ def test_figures_of_a_layer_and_of_an_exhibit_are_linked(study):
     assert re.findall(r'href="#(figure-\d)"', figures["figure-4"]) == ["figure-5"]
 
 
+def with_worst(study, **tables):
+    """Add a figure of the worst units of each layer, with the numbers beside it."""
+    figures = list(study["figures"])
+    folder = study["output"].parents[1]
+    for i, (layer, rows) in enumerate(tables.items()):
+        path = folder / f"worst_{i}.png"
+        Image.new("RGB", (30, 20), "red").save(path)
+        names = ("unit", "reason", "frequency", "lifetime")
+        columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
+        write_csv(path.with_suffix(".csv"), {"rank": range(len(rows)), **columns})
+        figures.append(Figure(path, "health", CAPTIONS / "worst.rst", layer=layer))
+    return study | {"figures": figures}
+
+
+def table_of(page, section):
+    """Return the texts of the cells of a section's table, a list a line."""
+    text = re.search(rf'<section id="{section}">(.*?)</section>', page.read_text(), re.DOTALL)[1]
+    lines = re.findall(r"<tr>(<td.*?)</tr>", text)
+    return [re.findall(r"<td[^>]*>(?:<a[^>]*>)?(.*?)(?:</a>)?</td>", line) for line in lines]
+
+
+def test_the_worst_units_of_all_layers_are_listed_and_linked(study):
+    conv1 = [(3, "dead", 0, ""), (4, "dead", 0, ""), (1, "rarely active", 0.005, 0.987654)]
+    head = [(9, "dead", 0, ""), (2, "constant", 1, 0), (7, "always on", 1, 0.25), (0, "", 0.5, 0.5)]
+    build_report(**with_worst(study, conv1=conv1, head=head))
+    # By what is wrong, and of equals a unit of each layer in turn.
+    assert table_of(study["output"], "worst") == [
+        ["conv1", "3", "dead", "0 %", "–", "figure 8"],
+        ["head", "9", "dead", "0 %", "–", "figure 9"],
+        ["conv1", "4", "dead", "0 %", "–", "figure 8"],
+        ["head", "2", "constant", "100 %", "0.000", "figure 9"],
+        ["conv1", "1", "rarely active", "0.5 %", "0.988", "figure 8"],
+        ["head", "7", "always on", "100 %", "0.250", "figure 9"],
+    ]
+    text = study["output"].read_text()
+    assert '<a href="#figure-8">figure 8</a>' in text
+    assert "6 in all" in text
+    assert '<a href="#worst">' in text
+
+
+def test_of_many_bad_units_the_worst_are_listed(study):
+    many = [(unit, "dead", 0, "") for unit in range(300)]
+    few = [(5, "dead", 0, ""), (6, "always on", 1, 0.1)]
+    build_report(**with_worst(study, conv1=many, head=few))
+    found = table_of(study["output"], "worst")
+    assert len(found) == 20
+    assert found[1][:2] == ["head", "5"]
+    assert "the 20 worst of 302" in study["output"].read_text()
+
+
+def test_where_nothing_is_wrong_there_is_no_table(study):
+    build_report(**with_worst(study, conv1=[(0, "", 0.5, 0.5)]))
+    assert 'id="worst"' not in study["output"].read_text()
+    build_report(**study)
+    assert 'href="#worst"' not in study["output"].read_text()
+
+
 def test_the_same_bytes_and_nothing_stale(study):
     build_report(**study)
     first = {p: p.read_bytes() for p in study["output"].parent.rglob("*") if p.is_file()}
@@ -215,3 +273,14 @@ def test_a_broken_caption_is_named(tmp_path):
     write_text(tmp_path / "y.rst", "Title\n=====\n\n.. raw:: html\n\n   <script></script>\n")
     with pytest.raises(StoreError):
         render_caption(tmp_path / "y.rst")
+
+
+def test_figures_of_health_are_found_by_where_they_lie():
+    folder = Path("results/demo/figures/health")
+    for name, kind, layer in (
+        ("layers", "health", None),
+        ("worst/layers", "worst", "layers"),
+        ("snapshots/curves", "snapshots", None),
+    ):
+        found = Figure.at(folder / f"{name}.png", CAPTIONS)
+        assert found == Figure(folder / f"{name}.png", "health", CAPTIONS / f"{kind}.rst", layer)

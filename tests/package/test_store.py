@@ -91,6 +91,19 @@ ARTIFACTS = {
         np.array(["a", "ä/b"], dtype=object), numbers(2, 5, 6), whole(2, 2), whole(2, 4),
         whole(2, 2), whole(2, 4), numbers(2), numbers(2), 0.95, 7,
     ),
+    "health": store.Health(
+        whole(4), *(numbers(4) for _ in range(6)), *(whole(4) > 3 for _ in range(3)), whole(9),
+        0.5, 12, 1, "c",
+    ),
+    "health of snapshots": store.HealthHistory(
+        whole(2), np.array(["a", "b", "c"], object), whole(3), numbers(5), numbers(2, 3),
+        numbers(2, 3), numbers(2, 3, 5), numbers(2, 3, 5), numbers(2, 3), 12,
+    ),
+    "firing": store.Firing(
+        whole(4), numbers(4), whole(4), whole(4), whole(4), whole(4, 8), whole(4, 8), numbers(4),
+        whole(4), numbers(4), numbers(4), numbers(4, 3), whole(4, 3), whole(4, 3, 2),
+        whole(4, 3, 4), 0.5, 12, 10, 1, "c",
+    ),
 }  # fmt: skip
 
 
@@ -284,3 +297,17 @@ def test_memory_doesnt_grow_with_the_images(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert rows == count
     assert peak < 6 << 20
+
+
+def test_a_folder_has_the_digest_of_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "snapshots"
+    folder.mkdir()
+    for name in ("2", "10", "0"):
+        (folder / f"{name}.pt").write_text(name)
+    (folder / ".snakemake_timestamp").touch()  # as Snakemake leaves it there
+    parts = [store.artifact_digest(folder / f"{name}.pt") for name in ("0", "10", "2")]
+    digest = store.artifact_digest(folder)
+    assert digest == store.joined_digest(parts)
+    assert Recipe.of({}, {"snapshots": folder}).inputs == {"snapshots": digest}
+    (folder / "2.pt").write_text("other")
+    assert store.artifact_digest(folder) != digest

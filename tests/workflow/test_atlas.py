@@ -53,9 +53,10 @@ ARTIFACTS = [
             *(f"votes/{layer}" for layer in ["pixels", *LAYERS[study]]),
             *(
                 f"{kind}/{layer}"
-                for kind in ("patches", "projections", "directions")
+                for kind in ("patches", "projections", "directions", "health", "firing")
                 for layer in LAYERS[study]
             ),
+            *(["health_snapshots"] if study == "scenes" else []),
             *(
                 f"{kind}/{exhibit}"
                 for kind in ("exhibits", "maps", "nearest", "occlusion", "strongest", "saliency")
@@ -80,7 +81,7 @@ def figures(study: str) -> list[str]:
         ),
         *(
             f"{kind}/{layer}"
-            for kind in ("patches", "projections", "directions")
+            for kind in ("patches", "projections", "directions", "health/worst", "firing")
             for layer in LAYERS[study]
         ),
         *(f"neighbours/{exhibit}" for exhibit in range(EXHIBITS[study])),
@@ -94,7 +95,17 @@ def figures(study: str) -> list[str]:
         *(["occlusion_score/scenes"] if study == "scenes" else []),
         *(f"saliency/{exhibit}" for exhibit in range(EXHIBITS[study])),
         "receptive_fields/0",
-        *(["training/curves"] if study == "scenes" else []),
+        *(["training/curves", "health/snapshots/curves"] if study == "scenes" else []),
+        "health/layers",
+    ]
+
+
+def tables(study: str) -> list[str]:
+    """Return the tables that lie beside figures besides those with a figure's name."""
+    return [
+        "health/layers_summary",
+        "health/layers_population",
+        *(f"firing/{kind}/{layer}" for kind in ("images", "classes") for layer in LAYERS[study]),
     ]
 
 
@@ -306,15 +317,42 @@ def test_exhibits_and_occlusion(atlas: Place, study: str) -> None:
         np.testing.assert_allclose(clean.max(), float(said["probability"]), rtol=1e-4)
 
 
+@pytest.mark.parametrize("study", STUDIES)
+def test_health_and_firing(atlas: Place, study: str) -> None:
+    for layer in LAYERS[study]:
+        with h5py.File(atlas.results / study / "activations.h5") as file:
+            answers = file[layer]["max"][()]
+        with h5py.File(atlas.results / study / f"health/{layer}.h5") as file:
+            np.testing.assert_allclose(file["frequency"][()], (answers > 0).mean(0))
+            np.testing.assert_array_equal(file["dead"][()], (answers <= 0).all(0))
+        with h5py.File(atlas.results / study / f"firing/{layer}.h5") as file:
+            strongest = answers.max(0)
+            shown = np.where(strongest > 0, strongest, np.nan)
+            np.testing.assert_array_equal(file["value"][()][:, 0], shown)
+            fires = (answers > 0) & (answers >= 0.5 * strongest.astype(float))
+            np.testing.assert_array_equal(file["firing"][()], fires.sum(0))
+
+
+def test_the_last_snapshot_is_the_network_that_is_shown(atlas: Place) -> None:
+    with h5py.File(atlas.results / "scenes/health_snapshots.h5") as file:
+        assert file["epoch"][()].tolist() == [0, 1]
+        assert file["layers"].asstr()[()].tolist() == LAYERS["scenes"]
+        dead, always = (file[name][()][-1, 0] for name in ("dead", "always_on"))
+        population = file["population"][()][-1, 0]
+    with h5py.File(atlas.results / "scenes/health/relu2.h5") as file:
+        assert (dead, always) == (file["dead"][()].mean(), file["always_on"][()].mean())
+        np.testing.assert_allclose(population, file.attrs["population_mean"], rtol=1e-6)
+
+
 # -------------------------------------------------------------------- provenance
 
 
 def by_digest(files: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Return the files behind each digest: of one, and of all artifacts of a folder together."""
+    """Return the files behind each digest: of one, and of all of a folder together."""
     own = {path: entry.get("digest", entry["sha256"]) for path, entry in files.items()}
     folders: dict[str, list[str]] = {}
     for path in own:
-        if path.endswith(".h5"):
+        if path.endswith((".h5", ".pt")):
             folders.setdefault(path.rpartition("/")[0], []).append(path)
     groups = [*([path] for path in own), *folders.values()]
     found = {joined_digest(own[path] for path in group): group for group in groups}
@@ -387,7 +425,10 @@ def test_a_figure_says_itself_what_it_is(atlas: Place) -> None:
 def test_every_figure_is_a_picture_with_its_numbers(atlas: Place, study: str) -> None:
     folder = atlas.results / study / "figures"
     made = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    assert made == {f"{f}.{kind}" for f in figures(study) for kind in ("png", "svg", "csv")}
+    beside = {f"{table}.csv" for table in tables(study)}
+    drawn = {f"{f}.{kind}" for f in figures(study) for kind in ("png", "svg", "csv")}
+    assert made == beside | drawn
+    assert all(rows(folder / table) for table in beside)
     for figure in figures(study):
         assert (folder / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
         assert rows(folder / f"{figure}.csv")
@@ -438,6 +479,16 @@ def test_snakemake_makes_its_own_report_offline(atlas: Place, tmp_path: Path) ->
     outcome = atlas.run("--report", page)
     assert outcome.code == 0, outcome.text
     text = page.read_text()
-    for word in ("Filters", "Maps", "Patches", "Projections", "Embedding", "Occlusion", "Training"):
+    for word in (
+        "Filters",
+        "Maps",
+        "Patches",
+        "Projections",
+        "Embedding",
+        "Occlusion",
+        "Training",
+        "Health",
+        "Firing",
+    ):
         assert f'"{word}"' in text, word
     assert "relu2" in text

@@ -43,6 +43,7 @@ RUNNING = {  # what runs a network
     "rank_directions",
     "record_saliency",
     "measure_fields",
+    "track_health",
 }
 PLOTS = {
     "plot_filters",
@@ -65,6 +66,10 @@ PLOTS = {
     "plot_occlusion_score",
     "plot_growth",
     "plot_training",
+    "plot_health",
+    "plot_worst",
+    "plot_snapshots",
+    "plot_firing",
 }
 END = {"record_provenance", "build_report"}
 
@@ -77,28 +82,30 @@ AFTER: dict[str, set[str]] = {
         *("score_scenes", "plot_patches", "plot_projections", "plot_scatter", "plot_grid"),
         *("rank_directions", "plot_directions", "find_nearest", "plot_nearest"),
         *("classify_neighbours", "find_neighbours", "measure_quality", *VIEWS),
-        "measure_fields",
+        *("measure_fields", "track_health", "plot_worst", "sample_firing", "plot_firing"),
     },
     "list_classes": {
         *("plot_maps", "plot_patches", "plot_scatter", "plot_grid", "plot_occlusion"),
         *("plot_occlusion_score", "plot_saliency", "plot_directions", "plot_nearest", *VIEWS),
+        *("plot_firing", "plot_worst"),
     },
     "import_model": {*RUNNING, "cut_filters"},
     "train_model": {*RUNNING, "cut_filters", "plot_training"},
     "describe_model": {  # but see `affected`
         *(RUNNING - {"score_scenes", "record_saliency"}),
-        *("cut_filters", "score_predictions", "rank_patches"),
+        *("cut_filters", "score_predictions", "rank_patches", "sample_firing"),
         *("plot_maps", "plot_patches", "plot_directions", "plot_occlusion", "plot_growth"),
-        "find_nearest",
-        "plot_kernels",
+        *("find_nearest", "plot_kernels"),
     },
     "extract_activations": {
         *("gather_activations", "score_predictions", "rank_patches", "find_neighbours"),
         *("rank_directions", "find_nearest", "classify_neighbours"),
+        *("measure_health", "sample_firing"),
     },
     "gather_activations": {
         *("score_predictions", "rank_patches", "find_neighbours", "rank_directions"),
         *("find_nearest", "classify_neighbours"),
+        *("measure_health", "sample_firing"),
     },
     "score_predictions": {"plot_scatter", "plot_views", "plot_accuracy"},
     "pick_exhibit": {
@@ -111,9 +118,12 @@ AFTER: dict[str, set[str]] = {
     "cut_filters": {"plot_filters", "plot_frequency", "plot_redundancy", "plot_kernels"},
     "rank_patches": {
         *("project_patches", "project_strongest", "plot_patches", "plot_projections"),
-        *("rank_directions", "plot_directions"),
+        *("rank_directions", "plot_directions", "plot_worst"),
     },
     "rank_directions": {"plot_directions"},
+    "measure_health": {"plot_health", "plot_worst", "sample_firing"},
+    "track_health": {"plot_snapshots"},
+    "sample_firing": {"plot_firing"},
     "record_saliency": {"plot_saliency"},
     "measure_fields": {"plot_growth"},
     "project_patches": {"plot_projections"},
@@ -387,6 +397,8 @@ LAYER = {
     **{rule: of("pictures", layer="first.2") for rule in ("rank_directions", "plot_directions")},
     **{rule: of("pictures", layer="first.2") for rule in ("find_neighbours", "embed_codes")},
     "classify_neighbours": of("pictures", layer="first.2"),
+    **{rule: of("pictures", layer="first.2") for rule in ("measure_health", "plot_worst")},
+    **{rule: of("pictures", layer="first.2") for rule in ("sample_firing", "plot_firing")},
 }
 NEW_EXHIBITS = {  # from two to six
     rule: set().union(*(of("pictures", exhibit=str(n)) for n in range(2, 6)))
@@ -411,7 +423,7 @@ OTHERWISE = {
     | of("scenes", layer="relu5", perplexity="4")
 }
 LISTING = (  # they list the layers
-    *("find_nearest", "plot_accuracy", "measure_quality", "measure_fields"),
+    *("find_nearest", "plot_accuracy", "measure_quality", "measure_fields", "plot_health"),
 )
 EMBEDDING_RULES = ("embed_codes", "embed_otherwise")
 SHARDS = of("scenes", shard="2") | of("pictures", shard="2")
@@ -542,6 +554,9 @@ CONFIG_ROWS = [
         "sweep_occlusion",
         of=PICTURES,
     ),
+    row("analyses.firing.threshold", put("analyses/firing/threshold", 0.25), "sample_firing"),
+    row("analyses.firing.images", put("analyses/firing/images", 5), "sample_firing"),
+    row("analyses.firing.units", put("analyses/firing/units", 3), "plot_firing", *END),
     # ---- of the whole config
     row("figures.formats", put("figures/formats", ["png", "svg", "pdf"]), *PLOTS),
     row("figures.dpi", put("figures/dpi", 90), *PLOTS),
@@ -557,6 +572,7 @@ CONFIG_ROWS = [
         put("batch_size", 8),
         *("extract_activations", "project_patches", "project_strongest", "rank_directions"),
         "measure_fields",
+        "track_health",
     ),
     row("shards", put("shards", 3), "extract_activations", new={"extract_activations": SHARDS}),
     # ---- of data sets
@@ -699,14 +715,12 @@ CONFIG_ROWS = [
         "studies.layers",
         put(OWN + "layers", ["first.1", "second.1", "first.2"]),
         *("plot_maps", "plot_growth", *LISTING, *END),
-        *("plot_maps", "plot_growth", *LISTING, *END),
         of=PICTURES,
         new=LAYER,
     ),
     row(
         "a layer less",
         put(OWN + "layers", ["second.1"]),
-        *("plot_maps", "plot_growth", *LISTING, *END),
         *("plot_maps", "plot_growth", *LISTING, *END),
         of=PICTURES,
         gone={"study": "pictures", "layer": "first.1"},
@@ -918,8 +932,7 @@ def test_the_matrix_has_a_row_for_every_key_of_the_config() -> None:
         *leaves(definitions["shapes"], "datasets.shapes"),
         *leaves(definitions["folder"], "datasets.folder"),
     }
-    without = {f"analyses.{name}" for name in ("receptive_fields", "saliency")}  # no keys
-    without = {f"analyses.{name}" for name in ("filters", "saliency")}  # no keys
+    without = {f"analyses.{name}" for name in ("saliency", "health")}  # no keys
     kinds = {"datasets.shapes.source", "datasets.folder.source"}  # another kind of data set
     assert keys - without - kinds <= {r.name for r in CONFIG_ROWS}
 
@@ -954,7 +967,8 @@ def test_what_comes_after_new_layers_runs_too(finished: Place, jobs: Plan) -> No
     outcome = finished.run("--cores", "2")
     assert outcome.code == 0, outcome.text
     rules = {"import_model", "describe_model", *AFTER["import_model"], *AFTER["describe_model"]}
-    rules -= {"score_scenes"}  # of scenes only, which no imported model looks at here
+    # Of scenes only, which no imported model looks at here, and of a training.
+    rules -= {"score_scenes", "track_health"}
     assert rules | {"embed_codes", "plot_occlusion"} <= set(outcome.planned)
     assert not any("scenes" in job for named in outcome.planned.values() for job in named)
     assert finished.plan() == {}

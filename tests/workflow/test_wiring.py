@@ -31,6 +31,8 @@ PLOTS = {  # of each analysis
     "occlusion": {"plot_occlusion", "plot_occlusion_score"},
     "saliency": {"plot_saliency"},
     "receptive_fields": {"plot_growth"},
+    "health": {"plot_health", "plot_worst", "plot_snapshots"},
+    "firing": {"plot_firing"},
     "training": {"plot_training"},
 }
 
@@ -94,6 +96,7 @@ def test_rules_that_run_a_network_ask_for_a_gpu() -> None:
         "record_saliency",
         "score_scenes",
         "sweep_occlusion",
+        "track_health",
     }
 
 
@@ -201,11 +204,19 @@ def test_any_figure_can_be_asked_for_by_its_file(start: Place) -> None:
         "patches/first.1",
         "projections/first.1",
         "directions/first.1",
+        "neighbours/0",
+        "neighbours/accuracy/layers",
         "embedding/scatter/mean",
+        "embedding/views/mean",
+        "embedding/quality/layers",
+        "embedding/perplexities/mean",
         "embedding/grid/mean",
         "occlusion/0",
         "saliency/0",
         "receptive_fields/0",
+        "health/layers",
+        "health/worst/first.1",
+        "firing/first.1",
     )
     plan = start.plan("--", *(f"results/pictures/figures/{name}.png" for name in names))
     assert "describe_model" in plan

@@ -159,6 +159,11 @@ def make_folder(path: AnyPath) -> None:
         folder.mkdir()
 
 
+def files_in(folder: AnyPath) -> list[Path]:
+    """Return what lies in a folder, by name; not what is hidden, as Snakemake's own marks are."""
+    return sorted(path for path in Path(folder).iterdir() if not path.name.startswith("."))
+
+
 def check_writable(folder: AnyPath) -> None:
     """See that files can be written in a folder, before any work is done for them.
 

@@ -13,13 +13,14 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from convatlas import __version__
 from convatlas.digest import file_digest, module_digests, packages_of
 from convatlas.figures.metadata import read_about
-from convatlas.files import AnyPath, read_json, write_json
+from convatlas.files import AnyPath, files_in, read_json, write_json
 from convatlas.store import reading
 
 _READING = "convatlas.data.prepare"  # imports readers by their names
@@ -40,7 +41,8 @@ def record_provenance(
 
     Parameters
     ----------
-    files : everything that was made for it, images and model among it.
+    files : everything that was made for it, images and model among it. A folder stands for
+        the files in it.
     output : lies in the study's folder. Paths in it are relative to the folder around that.
     config : the part of the config that the study depends on, with all defaults.
     sources : digests of what wasn't made here, such as image files and a checkpoint.
@@ -54,7 +56,8 @@ def record_provenance(
     """
     root = Path(output).parent.parent
     entries = {
-        Path(os.path.relpath(path, root)).as_posix(): _describe(Path(path)) for path in files
+        Path(os.path.relpath(path, root)).as_posix(): _describe(path)
+        for path in chain.from_iterable(map(_files, files))
     }
     rules = sorted({entry["made_by"] for entry in entries.values() if entry.get("made_by")})
     record = {
@@ -66,6 +69,10 @@ def record_provenance(
         "files": dict(sorted(entries.items())),
     }
     write_json(output, record)
+
+
+def _files(path: AnyPath) -> list[Path]:
+    return files_in(path) if Path(path).is_dir() else [Path(path)]
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from convatlas import __version__
 from convatlas.digest import file_digest
 from convatlas.errors import DamagedFile, StoreError
-from convatlas.files import replacing
+from convatlas.files import files_in, replacing
 
 Array = NDArray[Any]
 A = TypeVar("A")
@@ -103,7 +103,12 @@ def joined_digest(digests: Iterable[str]) -> str:
 
 
 def artifact_digest(path: str | os.PathLike[str]) -> str:
-    """Return the digest an HDF5 artifact carries, or that of another file's content."""
+    """Return the digest an HDF5 artifact carries, or that of another file's content.
+
+    A folder has the digest of those of its files, by name, see `joined_digest`.
+    """
+    if Path(path).is_dir():
+        return joined_digest(map(artifact_digest, files_in(path)))
     if Path(path).suffix == ".h5":
         with reading(path) as file:
             if "digest" in file.attrs:
@@ -488,6 +493,82 @@ class EffectiveFields:
     share: float = 0.0
     images: int = 0  # over which the mass is a mean
     why_not: str = ""  # nothing was measured
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a layer's units answer to all images, see `convatlas.health`.
+
+    A unit's answer to an image is its largest activation over the map; it is active on the
+    image where that is above zero.
+    """
+
+    unit: Array = field(metadata=on("unit"))  # (U,) int
+    frequency: Array = field(metadata=on("unit"))  # (U,) float64, share of images it's active on
+    mean: Array = field(metadata=on("unit"))  # (U,) float64, of its answers, as the next three
+    std: Array = field(metadata=on("unit"))
+    minimum: Array = field(metadata=on("unit"))
+    maximum: Array = field(metadata=on("unit"))
+    lifetime: Array = field(metadata=on("unit"))  # (U,) float64, 0 to 1; nan if never active
+    dead: Array = field(metadata=on("unit"))  # (U,) 1 where it is active on no image
+    constant: Array = field(metadata=on("unit"))  # (U,) 1 where all answers are the same
+    always_on: Array = field(metadata=on("unit"))  # (U,) 1 where it is active on every image
+    # (B,) int, images by their population sparsity, in equal bins from 0 to 1
+    population: Array = field(metadata=on("bin"))
+    population_mean: float  # over the images that aren't silent; nan if there are none
+    images: int
+    silent: int  # images on which no unit is active, so that no sparsity is defined
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class HealthHistory:
+    """How healthy the units of some layers are after each of some epochs of training.
+
+    Shares are of a layer's units. Quantiles are over its units; those of the lifetime
+    sparsity over the ones that are active at all, nan if there are none.
+    """
+
+    epoch: Array = field(metadata=on("epoch"))  # (E,) int, ascending; 0 is before training
+    layers: Array = field(metadata=on("layer"))  # (L,) names
+    units: Array = field(metadata=on("layer"))  # (L,) int
+    level: Array = field(metadata=on("level"))  # (Q,) of the quantiles, 0 to 1
+    dead: Array = field(metadata=on("epoch", "layer"))  # (E,L) share active on no image
+    always_on: Array = field(metadata=on("epoch", "layer"))  # (E,L) share active on all images
+    frequency: Array = field(metadata=on("epoch", "layer", "level"))  # (E,L,Q) quantiles
+    lifetime: Array = field(metadata=on("epoch", "layer", "level"))  # (E,L,Q) quantiles
+    population: Array = field(metadata=on("epoch", "layer"))  # (E,L) mean over the images
+    images: int
+
+
+@dataclass(frozen=True)
+class Firing:
+    """What makes each unit of a layer fire, see `convatlas.firing`.
+
+    Classes are the labels of the images; -1 where there is none. Parts of the firing range
+    are counted from the strongest answers down.
+    """
+
+    unit: Array = field(metadata=on("unit"))  # (U,) int
+    maximum: Array = field(metadata=on("unit"))  # (U,) float64, largest answer
+    firing: Array = field(metadata=on("unit"))  # (U,) int, images on which it fires
+    labelled: Array = field(metadata=on("unit"))  # (U,) int, those of them that have a label
+    distinct: Array = field(metadata=on("unit"))  # (U,) int, classes among these
+    frequent: Array = field(metadata=on("unit", "rank"))  # (U,F) int, the commonest classes
+    times: Array = field(metadata=on("unit", "rank"))  # (U,F) int, their images among the firing
+    selectivity: Array = field(metadata=on("unit"))  # (U,) float64, 0 to 1; nan if not defined
+    best: Array = field(metadata=on("unit"))  # (U,) int, the class with the largest mean
+    best_mean: Array = field(metadata=on("unit"))  # (U,) float64, of the answers to that class
+    rest_mean: Array = field(metadata=on("unit"))  # (U,) float64, to the images of all others
+    value: Array = field(metadata=on("unit", "part"))  # (U,P) float32, nan where a part is empty
+    image: Array = field(metadata=on("unit", "part"))  # (U,P) int, -1 where a part is empty
+    location: Array = field(metadata=on("unit", "part", "yx"))  # (U,P,2) int
+    box: Array = field(metadata=on("unit", "part", "edge"))  # (U,P,4) int
+    threshold: float  # share of the largest answer from which a unit fires
+    images: int
+    labelled_images: int
+    exact: int  # 1 if the boxes are the receptive fields, 0 if upper bounds
+    layer: str = ""
 
 
 @dataclass(frozen=True)

@@ -529,6 +529,14 @@ def class_names(name):
 USED_MODELS = list(dict.fromkeys(study["model"] for study in STUDIES.values()))
 TRAINED = [name for name, model in MODELS.items() if model["train"]]
 IMPORTED = [name for name, model in MODELS.items() if not model["train"]]
+# Studies whose model was also kept in the course of its training.
+TRACKED = [name for name in STUDIES if (MODELS[model_of(name)]["train"] or {}).get("snapshots")]
+
+
+def snapshots_of(name):
+    """Return the folder with the snapshots of a study's model; none if there are none."""
+    model = [model_of(name)] if name in TRACKED else []
+    return expand(rules.train_model.output.snapshots, model=model)
 
 
 # ---------------------------------------------------------------- of the figures

@@ -28,6 +28,8 @@ def figures_of(name):
         saliency_figures,
         receptive_field_figures,
         training_figures,
+        health_figures,
+        firing_figures,
     )
     return [figure for kind in kinds for figure in kind(name)]
 
@@ -71,6 +73,9 @@ def artifacts_of(name):
         *made(rules.measure_fields),
         *(scored_scenes(name, ["trained", "untrained"]) if is_scored(name) else []),
         *(made(rules.gather_scores) if is_scored(name) else []),
+        *made(rules.measure_health, layer=chosen_layers(name)),
+        *(made(rules.track_health) if name in TRACKED else []),
+        *made(rules.sample_firing, layer=chosen_layers(name)),
     ]
 
 
@@ -85,12 +90,13 @@ def images_of(name):
 
 
 def model_of_study(name):
-    """Return the files of a study's model, with its history if it is trained here."""
+    """Return the files of a study's model, with history and snapshots if it is trained here."""
     history = expand(
         rules.train_model.output.history,
         model=[model_of(name)] if model_of(name) in TRAINED else [],
     )
-    return [model_file("weights", name), model_file("card", name), layers_file(name), *history]
+    files = [model_file("weights", name), model_file("card", name), layers_file(name)]
+    return [*files, *history, *snapshots_of(name)]
 
 
 def leftovers_of(name):
@@ -231,6 +237,21 @@ def training_figures(study):
     """Return the training figure of a study: none if its model was imported."""
     trained = [study] if model_of(study) in TRAINED else []
     return drawn(rules.plot_training, study=trained)
+
+
+def health_figures(study):
+    """Return the figures of the units' health: of all layers, of each, and of the training."""
+    tracked = [study] if study in TRACKED else []
+    return [
+        *drawn(rules.plot_health, study=study),
+        *drawn(rules.plot_worst, study=study, layer=chosen_layers(study)),
+        *drawn(rules.plot_snapshots, study=tracked),
+    ]
+
+
+def firing_figures(study):
+    """Return the figures of what makes units fire, one a chosen layer."""
+    return drawn(rules.plot_firing, study=study, layer=chosen_layers(study))
 
 
 def report_of(study):

@@ -39,8 +39,9 @@ def plot_nearest(
 ) -> None:
     """Draw an exhibit and, a row for its pixels and each layer, the images nearest to it.
 
-    Under each stand its class and its distance; a frame tells, where both labels are
-    known, whether it is of the exhibit's class. The CSV has a row for each.
+    Under each stand its class and its distance; a frame tells, where both labels are known
+    and others have that of the exhibit, whether it is of the same class. The CSV has a row
+    for each.
     """
     found = store.read(store.Nearest, nearest)
     names = read_classes(classes)
@@ -70,7 +71,8 @@ def plot_nearest(
             shown = _Cell(paper, cell, tall, names)
             own = int(labels[found.index])
             shown.draw(source.rows([found.index])[0], own, "the exhibit", _LEFT, style.HEADING)
-            _explain(paper, _LEFT + cell + 0.25, style.HEADING + 0.1, own)
+            compared = own if (labels == own).sum() > 1 else -1  # or no frame could be another
+            _explain(paper, _LEFT + cell + 0.25, style.HEADING + 0.1, own, compared)
             for row in range(spaces):
                 top = style.HEADING + (row + 1) * step
                 name = str(found.compared[row])
@@ -86,7 +88,7 @@ def plot_nearest(
                     x = _LEFT + rank * (cell + 2 * style.GUTTER)
                     told = style.number(float(found.distance[row, rank]))
                     label = int(labels[index])
-                    shown.draw(source.rows([index])[0], label, told, x, top, own)
+                    shown.draw(source.rows([index])[0], label, told, x, top, compared)
     space, place = (axis.ravel() for axis in np.indices(found.image.shape))
     image = found.image.ravel()
     alike: list[Any] = [int(labels[i] == own) if min(own, labels[i]) >= 0 else "" for i in image]
@@ -121,7 +123,7 @@ class _Cell:
         top: float,
         own: int = -1,
     ) -> None:
-        """Draw an image, framed where its label and the exhibit's `own` are known."""
+        """Draw an image, framed where its label and that of the exhibit, `own`, are known."""
         style.draw_image(self.paper, image, left, top, self.width, self.height)
         if min(own, label) >= 0:
             colour = _SAME if label == own else _OTHER
@@ -143,10 +145,11 @@ class _Cell:
         )
 
 
-def _explain(paper: Axes, left: float, top: float, own: int) -> None:
-    """Say what the frames mean; nothing where the exhibit has no label."""
-    if own < 0:
-        style.write(paper, left, top, "the exhibit has no label", colour=style.SOFT)
+def _explain(paper: Axes, left: float, top: float, own: int, compared: int) -> None:
+    """Say what the frames mean, or why there are none."""
+    if compared < 0:
+        told = "the exhibit has no label" if own < 0 else "no other image is of its class"
+        style.write(paper, left, top, told, colour=style.SOFT)
         return
     for place, (told, colour, line) in enumerate(
         (("of the exhibit's class", _SAME, "-"), ("of another class", _OTHER, (0, (2.5, 1.2))))

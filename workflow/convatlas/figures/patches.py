@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,57 +46,112 @@ def plot_patches(
     ranked = store.read(store.Patches, patches)
     rows = rows_of(units, ranked.unit, ranked.layer)
     count = ranked.value.shape[1]
-    across = math.ceil(math.sqrt(count))
-    down = -(-count // across)
-    blocks = block_columns(len(rows), _BLOCKS)
-    scale = _BLOCKS if blocks >= _BLOCKS else 3  # few units: larger, but not huge, patches
-    block = (style.PAGE - 2 * style.MARGIN - (scale - 1) * _BETWEEN) / scale
-    side = (block - (across - 1) * style.GUTTER) / across
-    step = (block + _BETWEEN, _NAME + down * (side + _VALUE + style.GUTTER) + 0.06)
-    size = (
-        max(style.PAGE, 2 * style.MARGIN + blocks * step[0] - _BETWEEN),
-        style.HEADING + -(-len(rows) // blocks) * step[1] + style.MARGIN,
-    )
+    blocks = Blocks.of(len(rows), count)
     names = read_classes(classes)
     title = f"Strongest patches of {ranked.layer}"
     with (
         store.Images(images) as source,
-        style.page(output, size=size, title=title, formats=formats, dpi=dpi, about=about) as figure,
+        style.page(
+            output, size=blocks.page, title=title, formats=formats, dpi=dpi, about=about
+        ) as figure,
     ):
         labels = source.labels()
         paper = style.paper(figure)
         style.head(paper, title, _subtitle(ranked, rows, count))
         for place, row in enumerate(rows):
-            left = style.MARGIN + place % blocks * step[0]
-            top = style.HEADING + place // blocks * step[1]
             dead = bool(ranked.dead[row])
             told = "dead" if dead else most_frequent(ranked.image[row], labels, names)
-            name_block(paper, left, top, block, int(ranked.unit[row]), told)
-            if dead:
-                draw_dead(paper, left, top + _NAME, block, down * (side + _VALUE))
-                continue
-            for rank, image in enumerate(ranked.image[row]):
-                x = left + rank % across * (side + style.GUTTER)
-                y = top + _NAME + rank // across * (side + _VALUE + style.GUTTER)
-                if image < 0:
-                    style.draw_rectangle(paper, x, y, side, side)
-                    continue
-                box = ranked.box[row, rank]
-                patch = style.crop(source.rows([image])[0], box)
-                style.draw_patch(paper, patch, box, source.size, x, y, side)
-                style.write(
-                    paper,
-                    x + side / 2,
-                    y + side + 0.065,
-                    style.number(float(ranked.value[row, rank])),
-                    size=style.TINY,
-                    colour=style.SOFT,
-                    align="center",
-                )
+            draw_block(paper, source, ranked, row, blocks, place, told)
         _write_numbers(Path(output).with_suffix(".csv"), ranked, rows, labels, names)
 
 
-# ------------------------------------------------- shared with the projections
+# ------------------------------------------- shared with the projections and the worst
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How square blocks of patches lie on a page, lengths in inches.
+
+    Attributes
+    ----------
+    number : of blocks; `columns` of them lie beside each other.
+    across, down : patches of a block beside and below each other.
+    width, side : of a block and of a patch.
+    step : from one block to the next, across and down.
+    top : of the first blocks.
+    """
+
+    number: int
+    columns: int
+    across: int
+    down: int
+    width: float
+    side: float
+    step: tuple[float, float]
+    top: float
+
+    @classmethod
+    def of(cls, number: int, patches: int, top: float = style.HEADING) -> Blocks:
+        """Lay out `number` blocks of so many patches each."""
+        across = math.ceil(math.sqrt(patches))
+        down = -(-patches // across)
+        columns = block_columns(number, _BLOCKS)
+        scale = _BLOCKS if columns >= _BLOCKS else 3  # few units: larger, but not huge, patches
+        width = (style.PAGE - 2 * style.MARGIN - (scale - 1) * _BETWEEN) / scale
+        side = (width - (across - 1) * style.GUTTER) / across
+        step = (width + _BETWEEN, _NAME + down * (side + _VALUE + style.GUTTER) + 0.06)
+        return cls(number, columns, across, down, width, side, step, top)
+
+    @property
+    def page(self) -> tuple[float, float]:
+        """Width and height of a page that holds all blocks."""
+        return (
+            max(style.PAGE, 2 * style.MARGIN + self.columns * self.step[0] - _BETWEEN),
+            self.top + -(-self.number // self.columns) * self.step[1] + style.MARGIN,
+        )
+
+    def corner(self, place: int) -> tuple[float, float]:
+        """Return left and top of a block."""
+        return (
+            style.MARGIN + place % self.columns * self.step[0],
+            self.top + place // self.columns * self.step[1],
+        )
+
+
+def draw_block(
+    paper: Axes,
+    source: store.Images,
+    ranked: store.Patches,
+    row: int,
+    blocks: Blocks,
+    place: int,
+    told: str,
+) -> None:
+    """Draw the patches of one unit in its block, under its number and what is told of it."""
+    left, top = blocks.corner(place)
+    side = blocks.side
+    name_block(paper, left, top, blocks.width, int(ranked.unit[row]), told)
+    if ranked.dead[row]:
+        draw_dead(paper, left, top + _NAME, blocks.width, blocks.down * (side + _VALUE))
+        return
+    for rank, image in enumerate(ranked.image[row]):
+        x = left + rank % blocks.across * (side + style.GUTTER)
+        y = top + _NAME + rank // blocks.across * (side + _VALUE + style.GUTTER)
+        if image < 0:
+            style.draw_rectangle(paper, x, y, side, side)
+            continue
+        box = ranked.box[row, rank]
+        patch = style.crop(source.rows([image])[0], box)
+        style.draw_patch(paper, patch, box, source.size, x, y, side)
+        style.write(
+            paper,
+            x + side / 2,
+            y + side + 0.065,
+            style.number(float(ranked.value[row, rank])),
+            size=style.TINY,
+            colour=style.SOFT,
+            align="center",
+        )
 
 
 def rows_of(units: Sequence[int], known: NDArray[Any], layer: str) -> list[int]:

@@ -146,9 +146,7 @@ def _by_class(
         looks = {int(group): look(place) for place, group in enumerate(present)}
         return _Groups(name, label, names, "no label", looks)
     ends = (class_name(classes, int(present[0])), class_name(classes, int(present[-1])))
-    return _Quantity(
-        f"{name}, in the order of the outputs", np.where(label < 0, np.nan, label), ends
-    )
+    return _Quantity(f"{name}, by output number", np.where(label < 0, np.nan, label), ends)
 
 
 def _by_attribute(name: str, value: NDArray[Any]) -> list[_Colouring]:

@@ -28,13 +28,16 @@ from convatlas.figures.labels import class_name, shape_text
 from convatlas.files import read_csv, read_json, replacing, write_text
 from convatlas.layers import Layer, read_layers
 from convatlas.report import TEMPLATES
+from convatlas.report.worst import WorstUnits, worst_units
 from convatlas.store import Recipe
 
 # Kinds of figures, each the name of the folder that they lie in, and of their caption.
 _OF_EXHIBITS = (
     *("maps", "mosaic", "overlay", "neighbours", "occlusion", "saliency", "receptive_fields"),
 )
-_OF_STUDIES = ("training", "accuracy", "quality", "occlusion_score")  # all others are of layers
+_OF_STUDIES = (  # all others are of layers
+    *("training", "health", "snapshots", "accuracy", "quality", "occlusion_score"),
+)
 _LONGEST = 150  # letters of a file's name without its suffix
 _BESIDE = ("csv", "svg", "pdf")  # what may lie beside a figure's PNG
 
@@ -132,6 +135,7 @@ def build_report(
         layers=[_layer_row(layer, entries) for layer in described],
         exhibits=[row | {"figures": _of(entries, "exhibit", row["number"])} for row in shown],
         sections=_sections(entries, {row["number"]: row["title"] for row in shown}),
+        worst=_worst(entries),
         notes=[*notes, *_undefined(described, entries)],
         parameters=yaml.safe_dump(_plain(recipe.parameters), sort_keys=False, allow_unicode=True),
         digests=_digests(made),
@@ -182,6 +186,7 @@ def _entries(figures: Sequence[Figure], assets: Path) -> list[dict[str, Any]]:
                 "layer": figure.layer,
                 "exhibit": figure.exhibit,
                 "files": files,
+                "numbers": source.with_suffix(".csv") if "csv" in files else None,
                 "width": width,
                 "height": height,
             }
@@ -328,6 +333,13 @@ def _undefined(layers: Sequence[Layer], entries: Sequence[dict[str, Any]]) -> li
         for layer in layers
         if layer.name in shown and layer.deconvnet
     ]
+
+
+def _worst(entries: Sequence[dict[str, Any]]) -> WorstUnits:
+    """Return the worst units of the layers that have a figure of theirs with its numbers."""
+    # From where they were copied: a job's own outputs aren't in their place before its end.
+    shown = [entry for entry in _of(entries, "kind", "worst") if entry["numbers"]]
+    return worst_units((entry, entry["numbers"]) for entry in shown)
 
 
 def _normalization(card: Mapping[str, Any]) -> str:
