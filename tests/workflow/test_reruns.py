@@ -87,7 +87,7 @@ AFTER: dict[str, set[str]] = {
     "list_classes": {
         *("plot_maps", "plot_patches", "plot_scatter", "plot_grid", "plot_occlusion"),
         *("plot_occlusion_score", "plot_saliency", "plot_directions", "plot_nearest", *VIEWS),
-        *("plot_firing", "plot_worst"),
+        "plot_firing",
     },
     "import_model": {*RUNNING, "cut_filters"},
     "train_model": {*RUNNING, "cut_filters", "plot_training"},
