@@ -205,11 +205,10 @@ def test_the_worst_units_of_all_layers_are_listed_and_linked(study):
     conv1 = [(3, "dead", 0, ""), (4, "dead", 0, ""), (1, "rarely active", 0.005, 0.987654)]
     head = [(9, "dead", 0, ""), (2, "constant", 1, 0), (7, "always on", 1, 0.25), (0, "", 0.5, 0.5)]
     build_report(**with_worst(study, conv1=conv1, head=head))
-    # By what is wrong, and of equals a unit of each layer in turn.
+    # By what is wrong, and of equals a line of each layer in turn.
     assert table_of(study["output"], "worst") == [
-        ["conv1", "3", "dead", "0 %", "–", "figure 8"],
+        ["conv1", "3, 4", "dead", "0 %", "–", "figure 8"],
         ["head", "9", "dead", "0 %", "–", "figure 9"],
-        ["conv1", "4", "dead", "0 %", "–", "figure 8"],
         ["head", "2", "constant", "100 %", "0.000", "figure 9"],
         ["conv1", "1", "rarely active", "0.5 %", "0.988", "figure 8"],
         ["head", "7", "always on", "100 %", "0.250", "figure 9"],
@@ -222,12 +221,20 @@ def test_the_worst_units_of_all_layers_are_listed_and_linked(study):
 
 def test_of_many_bad_units_the_worst_are_listed(study):
     many = [(unit, "dead", 0, "") for unit in range(300)]
-    few = [(5, "dead", 0, ""), (6, "always on", 1, 0.1)]
+    many += [(300 + unit, "always on", 1, 0.1) for unit in range(40)]
+    few = [(5, "dead", 0, ""), (6, "rarely active", 0.001, 0.9), (7, "always on", 1, 0.1)]
     build_report(**with_worst(study, conv1=many, head=few))
     found = table_of(study["output"], "worst")
     assert len(found) == 20
-    assert found[1][:2] == ["head", "5"]
-    assert "the 20 worst of 302" in study["output"].read_text()
+    first = ", ".join(map(str, range(12)))
+    assert [line[:3] for line in found[:5]] == [
+        ["conv1", f"{first}, … (300 in all)", "dead"],
+        ["head", "5", "dead"],
+        ["head", "6", "rarely active"],
+        ["conv1", "300", "always on"],
+        ["head", "7", "always on"],
+    ]
+    assert "the 319 worst of 343" in study["output"].read_text()
 
 
 def test_where_nothing_is_wrong_there_is_no_table(study):
