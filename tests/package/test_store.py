@@ -133,9 +133,11 @@ def test_round_trip_bytes_and_xarray(name: str, tmp_path: Path) -> None:
 
 def test_digests_tell_recipes_apart(tmp_path: Path) -> None:
     write(tmp_path / "a.h5", ARTIFACTS["grid"], RECIPE)
-    made = Recipe.of({"code": "x", "k": 1}, {"a": tmp_path / "a.h5", "b": [tmp_path / "a.h5"]})
+    one, many = [tmp_path / "a.h5"], [tmp_path / "a.h5"] * 101
+    made = Recipe.of({"code": "x", "k": 1}, {"a": tmp_path / "a.h5", "b": one, "c": many})
     assert made.parameters == {"k": 1}
-    assert made.inputs["a"] == RECIPE.attributes()["digest"]
+    own = RECIPE.attributes()["digest"]
+    assert made.inputs == {"a": own, "b[0]": own, "c": store.joined_digest([own] * 101)}
     digests = {
         Recipe.of(p, {}).attributes()["digest"]
         for p in ({"code": "x"}, {"code": "y"}, {"code": "x", "k": 1}, {"code": "x", "k": 2})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
-import multiprocessing
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 import yaml
+from prepared import PREPARED, run_snakemake
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Config = dict[str, Any]
@@ -96,9 +96,14 @@ class Place:
         """Return the jobs that a run would do."""
         chosen = ["--snakefile", str(self.project / "Snakefile"), "--configfile", "config.yaml"]
         with tempfile.NamedTemporaryFile("r") as said:
-            process = _PREPARED.Process(
-                target=_snakemake,
-                args=([*chosen, "--dry-run", *arguments], self.folder, self.project, said.name),
+            process = PREPARED.Process(
+                target=run_snakemake,
+                args=(
+                    [*chosen, "--dry-run", *arguments],
+                    self.folder,
+                    _environment(self.project),
+                    said.name,
+                ),
             )
             process.start()
             process.join()
@@ -111,28 +116,6 @@ class Place:
         shutil.copytree(self.project, folder / "project")
         shutil.copytree(self.folder, folder / "work", symlinks=True)
         return Place(folder / "project", folder / "work")
-
-
-# Processes that come from one in which Snakemake is loaded already, half of a dry run's time.
-_PREPARED = multiprocessing.get_context("forkserver")
-_PREPARED.set_forkserver_preload(
-    ["snakemake.cli", "snakemake_executor_plugin_slurm", "h5py", "yaml", "jsonschema", "PIL.Image"]
-)
-
-
-def _snakemake(arguments: list[str], folder: Path, project: Path, output: str) -> None:
-    """Run Snakemake in this process and end it; what it says goes into a file."""
-    with Path(output).open("w") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    os.environ.clear()
-    os.environ.update(_environment(project))
-    os.chdir(folder)
-    sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
-    sys.argv = ["snakemake", *arguments]
-    from snakemake.cli import main
-
-    main()
 
 
 def digests(results: Path) -> dict[str, str]:

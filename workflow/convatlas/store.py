@@ -38,6 +38,7 @@ A = TypeVar("A")
 
 _SCALE_ONLY = "This is a netCDF dimension but not a netCDF variable. {:10d}"
 _MISSING = "Unable to"  # how h5py's KeyErrors begin
+_NAMED = 100  # files of one input whose digests all stand in an attribute
 _COMPRESS_FROM = 1 << 16  # bytes; below, chunking costs more than compression saves
 
 
@@ -69,15 +70,20 @@ class Recipe:
     ) -> Recipe:
         """Make a recipe from a job's parameters (with `code` among them) and input paths.
 
-        An input of several files has the digest of their digests, see `joined_digest`.
+        Several files of one input are named ``name[0]`` and so on; where they are too many
+        for that, the input has the digest of their digests, see `joined_digest`.
         """
         rest = {k: v for k, v in parameters.items() if k != "code"}
         digests: dict[str, str] = {}
         for name, paths in inputs.items():
             if isinstance(paths, str | os.PathLike):
                 digests[name] = artifact_digest(paths)
+                continue
+            several = [artifact_digest(path) for path in paths]
+            if len(several) <= _NAMED:
+                digests |= {f"{name}[{i}]": digest for i, digest in enumerate(several)}
             else:
-                digests[name] = joined_digest(artifact_digest(p) for p in paths)
+                digests[name] = joined_digest(several)
         return cls(str(parameters.get("code", "")), rest, digests, rule, dict(subject or {}))
 
     def attributes(self) -> dict[str, str]:
