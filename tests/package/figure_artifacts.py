@@ -255,6 +255,7 @@ def write_firing(
         times=np.where(alive[:, None], times, 0),
         selectivity=np.where(known, np.linspace(0.2, 0.9, units), np.nan),
         best=np.where(known, np.arange(units) % max(classes, 1), -1),
+        best_images=np.where(known, 9, 0),
         best_mean=np.where(known, 2.0, np.nan),
         rest_mean=np.where(known, 1.0, np.nan),
         value=value,

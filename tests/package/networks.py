@@ -196,3 +196,24 @@ class ThroughView(nn.Module):
 
 def through_view() -> nn.Module:
     return seeded(ThroughView())
+
+
+def planted() -> nn.Module:
+    """Of its first units 0 is dead, 1 always on, 3 the double of 2, 4 answers to red alone."""
+    network = seeded(
+        nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(6, CLASSES),
+        )
+    )
+    conv = network[0]
+    with torch.no_grad():
+        conv.bias[0], conv.bias[1] = -1e3, 1e3
+        conv.weight[3], conv.bias[3] = conv.weight[2], conv.bias[2]
+        conv.weight[4] = 0  # red far beyond green and blue together
+        conv.weight[4, :, 1, 1] = torch.tensor([1.0, -1.0, -1.0])
+        conv.bias[4] = -3
+    return network

@@ -217,7 +217,7 @@ MESSAGES = [
     ),
     (
         {"models__small__train": {"dataset": "shapes", "learning_rate": "1e-3"}},
-        "models.small.train.learning_rate: '1e-3' is not a number greater than 0. "
+        "models.small.train.learning_rate: '1e-3' is not a number greater than 0 and at most 1000. "
         "YAML reads it as text: write 0.001.",
     ),
     ({"batch_size": float("nan")}, "batch_size: nan is not a finite number."),

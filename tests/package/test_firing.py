@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from test_health import write_answers
 
 from convatlas.files import read_json, write_json
-from convatlas.firing import ClassSums, RangeSample, most_selective, sample_firing
+from convatlas.firing import (
+    ClassSums,
+    RangeSample,
+    most_selective,
+    sample_firing,
+    well_founded,
+)
 from convatlas.health import measure_health
 from convatlas.store import Activations, Firing, Recipe, read
 
@@ -60,6 +66,7 @@ def test_planted_selective_and_indifferent_units(tmp_path: Path) -> None:
     answers[6, 4] = 8  # only an image without a label
     found = sampled(tmp_path, answers, labels)
     np.testing.assert_allclose(found.selectivity[:3], [1, 0, 3 / 5], atol=1e-12)
+    assert found.best_images.tolist() == [2, 2, 2, 0, 0]
     assert np.isnan(found.selectivity[3:]).all()
     assert found.best.tolist() == [1, 0, 0, -1, -1]
     np.testing.assert_allclose(found.best_mean[:3], [2, 2, 4])
@@ -68,11 +75,23 @@ def test_planted_selective_and_indifferent_units(tmp_path: Path) -> None:
     assert (found.images, found.labelled_images) == (7, 6)
 
 
-def test_classes_of_different_size_count_by_images(tmp_path: Path) -> None:
+def test_classes_of_different_size_count_alike(tmp_path: Path) -> None:
     answers = np.array([[6.0], [3], [3], [0]])
     found = sampled(tmp_path, answers, [0, 1, 1, 4])
-    assert found.rest_mean[0] == pytest.approx(2)  # (3 + 3 + 0) / 3, not (3 + 0) / 2
-    assert found.selectivity[0] == pytest.approx(4 / 8)
+    assert found.rest_mean[0] == pytest.approx(1.5)  # (3 + 0) / 2, not (3 + 3 + 0) / 3
+    assert found.selectivity[0] == pytest.approx(4.5 / 7.5)
+
+
+def test_an_index_needs_as_many_images_as_a_class_has(tmp_path: Path) -> None:
+    """Three images of class 0, three of class 1, one of class 2."""
+    answers = np.zeros((7, 5))
+    answers[:3, 0] = 1  # all of a class
+    answers[0, 1] = 1  # one of it
+    answers[6, 2] = 1  # all of the class of one image
+    answers[:6, 3] = 1  # more than any has
+    found = sampled(tmp_path, answers, [0, 0, 0, 1, 1, 1, 2])
+    assert well_founded(found, 5).tolist() == [True, False, False, True, False]
+    assert well_founded(found, 1).tolist() == [True, True, True, True, False]
 
 
 def test_equal_indices_go_to_who_fires_on_more(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ ARTIFACTS = {
     ),
     "firing": store.Firing(
         whole(4), numbers(4), whole(4), whole(4), whole(4), whole(4, 8), whole(4, 8), numbers(4),
-        whole(4), numbers(4), numbers(4), numbers(4, 3), whole(4, 3), whole(4, 3, 2),
+        whole(4), whole(4), numbers(4), numbers(4), numbers(4, 3), whole(4, 3), whole(4, 3, 2),
         whole(4, 3, 4), 0.5, 12, 10, 1, "c",
     ),
 }  # fmt: skip

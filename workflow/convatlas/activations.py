@@ -141,11 +141,19 @@ def check_fit(graph: Graph, described: Sequence[Layer]) -> None:
 def record_maps(
     *, exhibit: Path, card: Path, weights: Path, layers: Path, output: Path, recipe: Recipe
 ) -> None:
-    """Write every layer's whole feature maps for one exhibit."""
+    """Write every layer's whole feature maps for one exhibit.
+
+    Raises
+    ------
+    LayerError
+        if the network doesn't have the layers of `layers` for an image of this size.
+    """
     model = load_model(card, weights)
     image = read(Exhibit, exhibit).image
     graph = trace(model.module, (3, *image.shape[:2]))
-    described = {layer.name for layer in read_layers(layers) if layer.is_map}
+    described = read_layers(layers)
+    check_fit(graph, described)
+    maps = {layer.name for layer in described if layer.is_map}
     with MapWriter(output, recipe) as writer:
-        for name, value in run_layers(graph, described, model.prepare(image[None])):
+        for name, value in run_layers(graph, maps, model.prepare(image[None])):
             writer.write(name, value[0].float().cpu().numpy())

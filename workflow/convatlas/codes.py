@@ -37,13 +37,16 @@ class Codes:
     block: Callable[[int, int], Code]
     rows: Callable[[Sequence[int] | NDArray[np.integer]], Code]
 
-    def blocks(self, fewest: int = 1, byte_limit: int | None = None) -> Iterator[tuple[int, Code]]:
+    def blocks(
+        self, fewest: int = 1, byte_limit: int | None = None, most: int | None = None
+    ) -> Iterator[tuple[int, Code]]:
         """Yield blocks of at most about `byte_limit` bytes, each with its first image's index.
 
-        None has less than `fewest` rows, if there are as many at all: the last two are one
-        where the last would.
+        None has more than `most` rows, and none less than `fewest`, if there are as many at
+        all: the last two are one where the last would.
         """
-        step = max(fewest, (byte_limit or _BYTES) // (4 * self.components), 1)
+        step = (byte_limit or _BYTES) // (4 * self.components)
+        step = max(fewest, min(step, most or step), 1)
         start = 0
         while start < self.images:
             stop = min(start + step, self.images)

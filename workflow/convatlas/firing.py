@@ -7,8 +7,8 @@ of that range, as whole images, in the manner of Girshick et al. (R-CNN, CVPR 20
 
 The selectivity index is that of Morcos et al. ("On the importance of single directions for
 generalization", ICLR 2018): ``(best - rest) / (best + rest)``, where `best` is the largest
-of the class means of a unit's answers, cut off at zero, and `rest` their mean over all the
-images of all other classes together, each image counting once.
+of the class means of a unit's activity, and `rest` the mean of the other classes' means. The
+activity is the mean over the map, as there, cut off at zero.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class RangeSample:
 
 
 class ClassSums:
-    """Running sums of the units' answers, and counts of where they fire, for each class.
+    """Running sums of the units' activity, and counts of where they fire, for each class.
 
     Images without a label (-1) don't count.
 
@@ -102,13 +102,13 @@ class ClassSums:
     def __init__(self, labels: NDArray[np.integer], units: int) -> None:
         self._labels = labels
         self.classes, self.images = np.unique(labels[labels >= 0], return_counts=True)
-        self.total = np.zeros((len(self.classes), units))  # of the answers cut off at zero
+        self.total = np.zeros((len(self.classes), units))  # of the activity cut off at zero
         self.firing = np.zeros((len(self.classes), units), dtype=np.int64)
 
-    def add(self, start: int, answers: NDArray[np.floating], fires: NDArray[np.bool_]) -> None:
+    def add(self, start: int, activity: NDArray[np.floating], fires: NDArray[np.bool_]) -> None:
         """Add the images from `start` on, both (n,U)."""
-        labels = self._labels[start : start + len(answers)]
-        rates = np.maximum(answers.astype(np.float64), 0)
+        labels = self._labels[start : start + len(activity)]
+        rates = np.maximum(activity.astype(np.float64), 0)
         order = np.argsort(labels, kind="stable")
         order = order[labels[order] >= 0]
         if not len(order):
@@ -131,13 +131,18 @@ class ClassSums:
         means = self.total / self.images[:, None]
         row = means.argmax(0)
         best = means[row, np.arange(units)]
-        others = self.total.sum(0) - self.total[row, np.arange(units)]
         # A difference of sums may leave a trace where nothing is left.
-        alone = (self.total > 0).sum(0) <= 1
-        rest = np.where(alone, 0, others) / (self.images.sum() - self.images[row])
+        alone = (means > 0).sum(0) <= 1
+        rest = np.where(alone, 0, means.sum(0) - best) / (len(self.classes) - 1)
         active = best > 0
         index = np.divide(best - rest, best + rest, out=unknown, where=active)
         return index, np.where(active, self.classes[row], -1), best, rest
+
+    def images_of(self, classes: Whole) -> Whole:
+        """Return how many images each of some classes has, none for class -1."""
+        number = np.concatenate([self.images, [0]])
+        rows = np.searchsorted(self.classes, classes)
+        return np.asarray(np.where(classes < 0, 0, number[rows]), dtype=np.int64)
 
     def frequent(self, count: int) -> tuple[Whole, Whole]:
         """Return the `count` commonest classes of the images on which each unit fires.
@@ -181,9 +186,9 @@ def sample_firing(
     sums = ClassSums(labels, len(maximum))
     firing = np.zeros(len(maximum), dtype=np.int64)
     with Activations(activations) as stored:
-        for start, block in stored.blocks(known.layer, ["max", "argmax"]):
+        for start, block in stored.blocks(known.layer, ["max", "argmax", "mean"]):
             fires = sample.add(start, block["max"], block["argmax"])
-            sums.add(start, block["max"], fires)
+            sums.add(start, block["mean"], fires)
             firing += fires.sum(0)
     index, best, best_mean, rest_mean = sums.selectivity()
     frequent, times = sums.frequent(FREQUENT)
@@ -201,6 +206,7 @@ def sample_firing(
             times=times,
             selectivity=index,
             best=best,
+            best_images=sums.images_of(best),
             best_mean=best_mean,
             rest_mean=rest_mean,
             value=sample.value,
@@ -215,6 +221,15 @@ def sample_firing(
         ),
         recipe,
     )
+
+
+def well_founded(found: Firing, enough: int) -> NDArray[np.bool_]:
+    """Return whether each unit fires on so many images that its index means something, (U,).
+
+    On `enough` of them, or on as many as its class has, if that has several.
+    """
+    needed = np.where(found.best_images > 1, np.minimum(found.best_images, enough), enough)
+    return np.asarray(found.firing >= needed)
 
 
 def most_selective(found: Firing) -> Whole:

@@ -19,6 +19,7 @@ from convatlas.store import Exhibit, Nearest, Recipe, read, write
 Path = str | os.PathLike[str]
 
 _HELD = 1 << 28  # bytes of the codes that are searched for at once
+_COMPARED = 1 << 23  # distances at a time: 64 MB, and a few copies of them
 _SLICE = 1 << 13  # components at a time in double precision
 _SAME = 1e-12  # of the squared lengths: below, what differs is rounding
 
@@ -85,7 +86,8 @@ def nearest(
         chosen = asked[first : first + step]
         wanted = codes.rows(chosen)
         top = TopK(len(chosen), count, np.float64)
-        for start, block in codes.blocks():
+        most = max(_COMPARED // len(chosen), count)
+        for start, block in codes.blocks(most=most):
             squared = _squared_distances(block, wanted)
             if among is not None:
                 squared[~among[start : start + len(block)]] = np.inf

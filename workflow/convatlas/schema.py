@@ -377,13 +377,19 @@ def _options(schema: Mapping[str, Any]) -> list[str]:
 
 def _bounds(schema: Mapping[str, Any]) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
-    if "exclusiveMinimum" in schema and "exclusiveMaximum" in schema:
-        return f" between {schema['exclusiveMinimum']} and {schema['exclusiveMaximum']}"
-    if "exclusiveMinimum" in schema:
-        return f" greater than {schema['exclusiveMinimum']}"
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    if above is not None and below is not None:
+        return f" between {above} and {below}"
     if low is not None and high is not None:
         return f" from {low} to {high}"
-    return "" if low is None else f" of at least {low}"
+    bounds = {
+        "of at least": low,
+        "greater than": above,
+        "at most": high,
+        "less than": below,
+    }
+    told = " and ".join(f"{words} {bound}" for words, bound in bounds.items() if bound is not None)
+    return f" {'of ' * told.startswith('at most')}{told}" if told else ""
 
 
 def _list(schema: Mapping[str, Any]) -> str:

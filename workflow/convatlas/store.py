@@ -564,8 +564,9 @@ class Firing:
     times: Array = field(metadata=on("unit", "rank"))  # (U,F) int, their images among the firing
     selectivity: Array = field(metadata=on("unit"))  # (U,) float64, 0 to 1; nan if not defined
     best: Array = field(metadata=on("unit"))  # (U,) int, the class with the largest mean
-    best_mean: Array = field(metadata=on("unit"))  # (U,) float64, of the answers to that class
-    rest_mean: Array = field(metadata=on("unit"))  # (U,) float64, to the images of all others
+    best_images: Array = field(metadata=on("unit"))  # (U,) int, how many that class has
+    best_mean: Array = field(metadata=on("unit"))  # (U,) float64, of the activity on that class
+    rest_mean: Array = field(metadata=on("unit"))  # (U,) float64, of the other classes' means
     value: Array = field(metadata=on("unit", "part"))  # (U,P) float32, nan where a part is empty
     image: Array = field(metadata=on("unit", "part"))  # (U,P) int, -1 where a part is empty
     location: Array = field(metadata=on("unit", "part", "yx"))  # (U,P,2) int

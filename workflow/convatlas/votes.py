@@ -88,10 +88,13 @@ def vote(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
     Those below 0 don't vote; where none does the answer is -1.
     """
-    if not labels.size:
-        return np.full(len(labels), -1)
-    times = np.where(labels < 0, 0, (labels[:, :, None] == labels[:, None, :]).sum(2))
-    return np.asarray(np.take_along_axis(labels, times.argmax(1)[:, None], 1)[:, 0])
+    found = np.full(len(labels), -1)
+    for row, some in enumerate(labels):
+        voting = some[some >= 0]
+        if len(voting):
+            classes, first, times = np.unique(voting, return_index=True, return_counts=True)
+            found[row] = classes[np.lexsort((first, -times))[0]]
+    return found
 
 
 def interval(right: int, counted: int) -> tuple[float, float]:

@@ -323,8 +323,7 @@ def plot_grid(
         style.head(
             paper,
             title,
-            f"{used} images in {down} × {across} cells; each lies where its code does, as near as "
-            "cells without overlap allow",
+            f"{used} images in {down} × {across} cells, each where its code lies",
         )
         style.draw_image(paper, mosaic, style.MARGIN, style.HEADING, width, height, pixels=True)
     rows, columns = np.nonzero(laid.image >= 0)

@@ -21,7 +21,7 @@ from convatlas.figures import style
 from convatlas.figures.labels import class_name
 from convatlas.figures.patches import rows_of
 from convatlas.files import write_csv
-from convatlas.firing import most_selective
+from convatlas.firing import most_selective, well_founded
 
 AnyPath = str | os.PathLike[str]
 
@@ -64,8 +64,8 @@ def plot_firing(
     sampled : a CSV with the image of each part of each unit's range.
     counted : a CSV with the commonest classes of each unit.
     units : how many of the most selective ones are drawn, or which, in this order. A unit that
-        fires on fewer images than its row has is drawn only for want of others: its index
-        rests on too little.
+        fires on fewer images than its row has, and than its class has, is drawn only for
+        want of others: its index rests on too little.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def plot_firing(
     found = store.read(store.Firing, firing)
     names = read_classes(classes)
     order = most_selective(found)
-    often = found.firing >= found.image.shape[1]
+    often = well_founded(found, found.image.shape[1])
     rows = (
         [int(row) for row in [*order[often[order]], *order[~often[order]]][:units]]
         if isinstance(units, int)
@@ -135,8 +135,10 @@ def _subtitle(found: store.Firing, rows: Sequence[int], units: int | Sequence[in
     which = f"{len(rows)} of {len(found.unit)} units"
     if isinstance(units, int) and np.isfinite(found.selectivity[rows]).any():
         which = f"the most selective of {len(found.unit)} units"
-        if (found.firing[rows] >= parts).all():
-            which += f", of those that fire on {parts} images or more" if parts > 1 else ""
+        if well_founded(found, parts)[rows].all():
+            which += f", of those that fire on {parts} images or on all of a class"
+        if found.labelled_images < 2 * len(np.unique(found.best[found.best >= 0])):
+            which = f"of {len(found.unit)} units; classes of one image, so their index says little"
     low = 100 * found.threshold
     box = "white: the receptive field" if found.exact else "dashed: bound of the receptive field"
     return f"{which}; left the strongest answer, right {low:.3g} % of it; {box}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,7 @@ def _draw_layer(figure: Figure, paper: Axes, found: store.Health, top: float, la
         )
         start += wide
     style.draw_rectangle(paper, left, top + 0.08, width, 0.17)
-    line = ", ".join(
-        f"{count} {'rare' if name == RARELY else name}" for name, count in counts.items()
-    )
+    line = ", ".join(f"{count} {_called(name, count)}" for name, count in counts.items())
     style.write(paper, left, top + 0.36, line, width=width, size=style.SMALL)
     known = found.lifetime[np.isfinite(found.lifetime)]
     for (place, wide), heights, median in zip(
@@ -162,6 +161,12 @@ def _draw_layer(figure: Figure, paper: Axes, found: store.Health, top: float, la
     ):
         axes = style.panel(figure, place, top + 0.04, wide, _TALL)
         _draw_histogram(axes, heights, median, last)
+
+
+def _called(name: str, count: int) -> str:
+    if name == RARELY:
+        return "rare"
+    return "other" if name == "others" and count == 1 else name
 
 
 def _histogram(values: NDArray[Any]) -> NDArray[Any]:
@@ -263,7 +268,8 @@ def plot_worst(
     """Draw the strongest patches of a layer's worst units, and say what is wrong with each.
 
     The order is that of `convatlas.health.worst_first`. Units that answer every image alike
-    have no strongest patches; their numbers are listed above the others. The CSV has all
+    have no strongest patches; their numbers are listed above the others. Nor has a unit
+    more patches than there are images on which it is active. The CSV has all
     units in that order: rank, unit, reason, and all numbers.
     """
     found = store.read(store.Health, health)
@@ -272,6 +278,9 @@ def plot_worst(
     why = reasons(found)
     alike = found.constant.astype(bool)
     drawn = [int(row) for row in order if not alike[row]][:_WORST]
+    # Of a unit that is active anywhere, only what excites it.
+    silent = (ranked.value <= 0) & (ranked.value.max(1, keepdims=True) > 0)
+    excited = replace(ranked, image=np.where(silent, -1, ranked.image))
     rows = rows_of([int(unit) for unit in found.unit[drawn]], ranked.unit, ranked.layer)
     listed = np.sort(found.unit[alike])
     strip = 0.1 + _MOST_LINES * _LINE if len(listed) else 0.0
@@ -288,7 +297,7 @@ def plot_worst(
         if len(listed):
             _list_alike(figure, paper, listed, blocks.page[0])
         for place, (own, row) in enumerate(zip(drawn, rows, strict=True)):
-            draw_block(paper, source, ranked, row, blocks, place, _told(found, own, why[own]))
+            draw_block(paper, source, excited, row, blocks, place, _told(found, own, why[own]))
     columns = _unit_columns(found)
     sorted_columns = {name: [values[i] for i in order] for name, values in columns.items()}
     write_csv(Path(output).with_suffix(".csv"), {"rank": range(len(order)), **sorted_columns})

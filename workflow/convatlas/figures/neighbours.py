@@ -192,14 +192,14 @@ def plot_accuracy(
     title = "Classification by the nearest images"
     wide = style.PAGE - 0.55 - 1.3
     room = style.tick_room([rate.layer for rate in rates], wide)
-    size = (style.PAGE, style.HEADING + 0.1 + _TALL + room + style.MARGIN)
+    below = 0.1 + _TALL + room if len(asked) else 0.0
+    size = (style.PAGE, style.HEADING + below + style.MARGIN)
     with style.page(
         output, size=size, title=title, formats=formats, dpi=dpi, about=about
     ) as figure:
         paper = style.paper(figure)
         if not len(asked):
             style.head(paper, title, "not known: no two images have the same label")
-            style.write(paper, style.MARGIN, style.HEADING + 0.2, "There is nothing to vote on.")
         else:
             nearest = "the nearest one" if voters == 1 else f"the {voters} nearest"
             style.head(
@@ -210,17 +210,22 @@ def plot_accuracy(
             )
             panel = style.panel(figure, 0.55, style.HEADING + 0.1, wide, _TALL)
             _draw_curve(panel, rates, {"the network": network / len(asked), _MOST: first.most})
-    known = max(len(asked), 1)
+    known = len(asked) or np.nan
     columns: dict[str, Sequence[Any]] = {
         "layer": [*(rate.layer for rate in rates), "the network", _MOST],
         "images": [len(asked)] * (len(rates) + 2),
         "right": [*(rate.right for rate in rates), network, ""],
-        "accuracy": [*(rate.right / known for rate in rates), network / known, first.most],
-        "low": [*(rate.low for rate in rates), "", ""],
-        "high": [*(rate.high for rate in rates), "", ""],
+        "accuracy": _known([*(rate.right / known for rate in rates), network / known, first.most]),
+        "low": [*_known([rate.low for rate in rates]), "", ""],
+        "high": [*_known([rate.high for rate in rates]), "", ""],
         "neighbours": [*([voters] * len(rates)), "", ""],
     }
     write_csv(Path(output).with_suffix(".csv"), columns)
+
+
+def _known(values: Sequence[float]) -> list[float | str]:
+    """Return values for a table, empty where they can't be told."""
+    return [value if np.isfinite(value) else "" for value in values]
 
 
 def _draw_curve(panel: Axes, rates: Sequence[store.Votes], constant: Mapping[str, float]) -> None:
@@ -241,18 +246,10 @@ def _draw_curve(panel: Axes, rates: Sequence[store.Votes], constant: Mapping[str
         )
     first = int(rates[0].layer == PIXELS)
     panel.plot(range(first, len(rates)), share[first:], color=style.COLOURS[0], zorder=1)
-    for (told, value), line in zip(constant.items(), ("-", (0, (4, 3))), strict=True):
+    for value, line in zip(constant.values(), ("-", (0, (4, 3))), strict=True):
         panel.axhline(value, color=style.RULE, linewidth=0.9, linestyle=line, zorder=0)
-        panel.annotate(
-            f"{told} {style.number(100 * value)}",
-            (1, value),
-            xycoords=("axes fraction", "data"),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            size=style.SMALL,
-            color=style.SOFT,
-        )
+    ends = [(x, f"{told} {style.number(100 * x)}", style.SOFT) for told, x in constant.items()]
+    style.name_ends(panel, ends)
     panel.set_xlim(-0.4, len(rates) - 0.6)
     panel.set_ylim(0, 1.04)
     panel.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])

@@ -43,11 +43,12 @@ def plot_redundancy(
 ) -> None:
     """Draw the similarity of a layer's filters (`store.Filters`), and the most similar pairs.
 
-    Left every filter with every other, those that are alike together. Right the pairs side
-    by side, the two of a pair on one contrast: in colour if they are over three channels,
-    else the channels in which the two have the largest weights, in grey. Numbers of pairs
-    less alike than `similar` are pale. The CSV has the pairs from `similar` up (100,000 of
-    them at most), the most similar first, and each unit's nearest.
+    Left every filter with every other, those that are alike together. Right the pairs that
+    have anything in common side by side, the two of a pair on one contrast: in colour if
+    they are over three channels, else the channels in which the two have the largest
+    weights, in grey. Numbers of pairs less alike than `similar` are pale. The CSV has the
+    pairs from `similar` up (100,000 of them at most), the most similar first, and each
+    unit's nearest.
     """
     found = store.read(store.Filters, filters)
     first, second, alike = pairs_of(found)
@@ -58,7 +59,7 @@ def plot_redundancy(
     told += f"; {found.groups} groups, filters of different ones are no pairs" * (found.groups > 1)
     told += f"; {zero} all zero" * bool(zero)
     across = 2 if found.weight.shape[1] in (1, 3) else 1
-    shown = min(len(alike), across * _PAIRS)
+    shown = min(int(np.sum(alike > 0)), across * _PAIRS)
     with style.page(
         output,
         size=(style.PAGE, _TOP + _SIDE + _BELOW),

@@ -336,6 +336,33 @@ def name_ticks(axes: Axes, names: Sequence[str]) -> None:
     )
 
 
+def name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Write names right of a panel, each at its height or as far below as others leave room.
+
+    `ends` are height (in data units of a linear axis), text and colour of each.
+    """
+    figure = axes.get_figure(root=True)
+    if figure is None:
+        raise ValueError("these axes are on no figure")
+    low, high = axes.get_ylim()
+    tall = axes.get_position().height * figure.get_size_inches()[1]
+    apart = (high - low) * 0.12 / tall  # a line of the small type
+    place = high + apart
+    for value, told, colour in sorted(ends, reverse=True):
+        place = min(value, place - apart)
+        axes.annotate(
+            drawable(told),
+            (1, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            size=SMALL,
+            color=colour,
+            annotation_clip=False,
+        )
+
+
 def number(value: float) -> str:
     """Return a value with three significant digits, short enough for a label."""
     if value == 0 or not math.isfinite(value):

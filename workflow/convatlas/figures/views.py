@@ -163,10 +163,11 @@ def _by_attribute(name: str, value: NDArray[Any]) -> list[_Colouring]:
             places = np.searchsorted(distinct, value)
             return [_grouped(name, places, [str(x) for x in distinct], "none")]
         return [_Quantity(name, value.astype(np.float64))]
-    texts, places = np.unique([str(text) for text in value], return_inverse=True)
+    told = np.array([str(text).strip() for text in value])
+    texts, places = np.unique(told, return_inverse=True)
     if len(texts) > _GROUPS:
         return []
-    return [_grouped(name, places, [text or "(empty)" for text in texts], "none")]
+    return [_grouped(name, np.where(told == "", -1, places), texts.tolist(), "not known")]
 
 
 # -------------------------------------------------------------------------- views
@@ -320,9 +321,10 @@ def plot_quality(
 ) -> None:
     """Draw the maps by pixels and by each layer, and how well they keep neighbours.
 
-    Below the maps: trustworthiness, the recall of the nearest by code, and the accuracy of
-    a vote of the nearest in the map and by code, each over the layers. The CSV has a row
-    for every map that was judged, those at other perplexities among them.
+    Below the maps: trustworthiness, the recall of the nearest, and the accuracy of a vote of
+    the nearest in the map and before it, by the principal components of the codes that are
+    mapped, each over the layers. The CSV has a row for every map that was judged, those at
+    other perplexities among them.
 
     Parameters
     ----------
@@ -336,8 +338,8 @@ def plot_quality(
     more = 0.15 + _CURVES + style.tick_room(names, wide)
     with _Sheet(output, title, placed, names, images, classes, formats, dpi, about, more) as sheet:
         sheet.draw(
-            f"each t-SNE at its own scale; trustworthiness among {judged.trusted} images, recall "
-            f"of the {judged.near} nearest",
+            f"each t-SNE at its own scale, judged by the components that it maps: trustworthiness "
+            f"among {judged.trusted} images, the {judged.near} nearest of each",
             [_judgement(judged, x.layer, x.perplexity) for x in placed],
         )
         panel = style.panel(sheet.figure, 0.55, sheet.below + 0.15, wide, _CURVES)
@@ -358,7 +360,7 @@ _MEASURES = {
     "trustworthiness": "trustworthiness",
     "recall": "recall of the nearest",
     "map_accuracy": "right by vote in the map",
-    "code_accuracy": "right by vote of codes",
+    "code_accuracy": "right by vote before it",
 }
 
 
@@ -445,23 +447,10 @@ def _draw_curves(panel: Axes, judged: store.Quality, rows: Sequence[int]) -> Non
         if not np.isfinite(values).any():
             continue
         panel.plot(range(len(rows)), values, color=colour, marker=marker, markersize=3.5)
-        ends.append((float(values[np.isfinite(values)][-1]), told, colour))
+        last = float(values[np.isfinite(values)][-1])
+        ends.append((last, f"{told} {style.number(last)}", colour))
     panel.set_ylim(0, 1.04)
     panel.set_xlim(-0.3, len(rows) - 0.7)
     panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    apart = 0.075
-    place = 1.04
-    for value, told, colour in sorted(ends, reverse=True):
-        place = min(value, place - apart)
-        panel.annotate(
-            f"{told} {style.number(value)}",
-            (1, place),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            size=style.SMALL,
-            color=colour,
-            annotation_clip=False,
-        )
+    style.name_ends(panel, ends)
     style.name_ticks(panel, [str(judged.layer[row]) for row in rows])

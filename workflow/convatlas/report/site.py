@@ -38,6 +38,7 @@ _OF_EXHIBITS = (
 _OF_STUDIES = (  # all others are of layers
     *("training", "health", "snapshots", "accuracy", "quality", "occlusion_score"),
 )
+_OF_CHOSEN = ("patches", "health")  # with a figure of every layer that a study looks at
 _LONGEST = 150  # letters of a file's name without its suffix
 _BESIDE = ("csv", "svg", "pdf")  # what may lie beside a figure's PNG
 
@@ -326,12 +327,19 @@ def _layer_row(layer: Layer, entries: Sequence[dict[str, Any]]) -> dict[str, Any
 
 
 def _undefined(layers: Sequence[Layer], entries: Sequence[dict[str, Any]]) -> list[str]:
-    """Say for the layers that have figures why the deconvnet has none of them."""
-    shown = {entry["layer"] for entry in entries}
+    """Say for the layers that have figures why some kinds have none of them."""
+    shown = {entry["layer"] for entry in entries if entry["analysis"] in _OF_CHOSEN}
     return [
-        f"No projections of {layer.name}: {layer.deconvnet}"
-        for layer in layers
-        if layer.name in shown and layer.deconvnet
+        *(
+            f"No projections of {layer.name}: {layer.deconvnet}"
+            for layer in layers
+            if layer.name in shown and layer.deconvnet
+        ),
+        *(
+            f"No activation maps of {layer.name}: it has a single cell"
+            for layer in layers
+            if layer.name in shown and not layer.is_map
+        ),
     ]
 
 
