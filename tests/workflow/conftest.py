@@ -34,7 +34,7 @@ analyses:
   neighbours: {shown: 3}
   embedding: {perplexity: 3, perplexities: [5], iterations: 50}
   receptive_fields: {images: 4}
-  occlusion: {size: 8, stride: 8, score: {scenes: 4}}
+  occlusion: {size: 8, stride: 8, score: {scenes: 4, shards: 1}}
 figures: {dpi: 60, formats: [png, svg]}
 """
 

@@ -111,10 +111,18 @@ class Place:
         assert outcome.code == 0, outcome.text
         return outcome.planned
 
-    def copied(self, folder: Path) -> Place:
-        """Return the same in another folder, the workflow too, with all times kept."""
+    def copied(self, folder: Path, linked: bool = False) -> Place:
+        """Return the same in another folder, the workflow too, with all times kept.
+
+        `linked` has the results' files be the same ones, for runs that don't write any.
+        """
         shutil.copytree(self.project, folder / "project")
-        shutil.copytree(self.folder, folder / "work", symlinks=True)
+        results = shutil.ignore_patterns("results")
+        shutil.copytree(self.folder, folder / "work", symlinks=True, ignore=results)
+        if self.results.exists():
+            copy = os.link if linked else shutil.copy2
+            target = folder / "work" / "results"
+            shutil.copytree(self.results, target, symlinks=True, copy_function=copy)
         return Place(folder / "project", folder / "work")
 
 
