@@ -138,7 +138,7 @@ def _subtitle(found: store.Firing, rows: Sequence[int], units: int | Sequence[in
         if well_founded(found, parts)[rows].all():
             which += f", of those that fire on {parts} images or on all of a class"
         if found.labelled_images < 2 * len(np.unique(found.best[found.best >= 0])):
-            which = f"of {len(found.unit)} units; classes of one image, so their index says little"
+            which = f"{len(rows)} of {len(found.unit)} units; classes of one image tell little"
     low = 100 * found.threshold
     box = "white: the receptive field" if found.exact else "dashed: bound of the receptive field"
     return f"{which}; left the strongest answer, right {low:.3g} % of it; {box}"
