@@ -14,8 +14,9 @@ from test_embedding import clusters, nearest, write_codes
 from convatlas import nearest as searching
 from convatlas.codes import PIXELS, open_codes
 from convatlas.nearest import find_nearest
+from convatlas.rates import interval
 from convatlas.store import Exhibit, ImageWriter, Nearest, Recipe, Votes, read, write
-from convatlas.votes import classify_neighbours, interval, vote
+from convatlas.votes import classify_neighbours, vote
 
 
 def noise_images(path: Path, labels: list[int], size: tuple[int, int] = (6, 5)) -> np.ndarray:

@@ -205,8 +205,8 @@ def measure_quality(
     its trustworthiness (Venna & Kaski, 2001: 1 where all that is near in the map is near by
     code), the mean share of an image's ten nearest by code that are among its ten nearest in
     the map, and how often a vote of these on the class is right, by map and by code. With
-    few images, fewer than ten; trustworthiness, which needs all
-    distances, is measured among 2,000 images at most, drawn by `seed`.
+    few images, fewer than ten; trustworthiness, which needs all distances, is measured among
+    2,000 images at most, drawn by `seed`.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from convatlas.errors import DamagedFile, StoreError
 
@@ -242,6 +244,12 @@ def write_csv(path: AnyPath, columns: Mapping[str, Sequence[Any]]) -> None:
     Floats are written with 9 significant digits, which tells every float32 apart.
     """
     write_rows(path, list(columns), zip(*columns.values(), strict=True))
+
+
+def known(values: ArrayLike) -> list[float | str]:
+    """Return numbers as a column of a table, empty where they can't be told (nan)."""
+    flat = np.ravel(np.asarray(values, dtype=np.float64))
+    return [value if math.isfinite(value) else "" for value in flat.tolist()]
 
 
 def write_rows(path: AnyPath, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

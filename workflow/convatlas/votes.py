@@ -10,16 +10,14 @@ import os
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from convatlas.codes import open_codes
 from convatlas.job import log
 from convatlas.nearest import nearest
+from convatlas.rates import interval
 from convatlas.store import Images, Recipe, Votes, write
 
 Path = str | os.PathLike[str]
-
-_CONFIDENCE = 0.95
 
 
 def classify_neighbours(
@@ -95,11 +93,3 @@ def vote(labels: NDArray[np.int64]) -> NDArray[np.int64]:
             classes, first, times = np.unique(voting, return_index=True, return_counts=True)
             found[row] = classes[np.lexsort((first, -times))[0]]
     return found
-
-
-def interval(right: int, counted: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share after Wilson; nan for a share of nothing."""
-    if not counted:
-        return np.nan, np.nan
-    found = binomtest(right, counted).proportion_ci(_CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)

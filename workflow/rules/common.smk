@@ -311,8 +311,12 @@ def compared_layers(name):
     Without the pixels where a layer bears their name.
     """
     layers = chosen_layers(name)
-    taken = any(layer.name == PIXELS for layer in described_layers(name))
-    return layers if taken else [PIXELS, *layers]
+    return layers if pixels_are_a_layer(name) else [PIXELS, *layers]
+
+
+def pixels_are_a_layer(name):
+    """Say whether a layer bears the name that else stands for the images themselves."""
+    return any(layer.name == PIXELS for layer in described_layers(name))
 
 
 def summary_for(name):
@@ -324,8 +328,7 @@ def summary_for(name):
 
 def codes_of(wildcards):
     """Return the files that hold the codes of a layer, or the pixels."""
-    described = [layer.name for layer in described_layers(wildcards.study)]
-    if wildcards.layer == PIXELS and PIXELS not in described:
+    if wildcards.layer == PIXELS and not pixels_are_a_layer(wildcards.study):
         return {"images": shown_images(dataset_of(wildcards.study))}
     activations = rules.gather_activations
     shards = expand(activations.input.shards, study=wildcards.study)

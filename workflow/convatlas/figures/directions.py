@@ -16,7 +16,7 @@ from convatlas.classes import read_classes
 from convatlas.figures import style
 from convatlas.figures.labels import most_frequent
 from convatlas.figures.patches import rows_of
-from convatlas.files import write_csv
+from convatlas.files import known, write_csv
 
 _BETWEEN = 0.3  # the two blocks, in inches
 _NAME = 0.15  # height of the line above a row of patches
@@ -144,10 +144,10 @@ def _draw_measure(panel: Axes, groups: Mapping[str, NDArray[np.floating]]) -> No
 def _write_numbers(path: Path, found: store.Directions) -> None:
     columns: dict[str, list[Any]] = {"group": [], "row": [], **{name: [] for name in _MEASURES}}
     for group in _GROUPS:
-        values = [getattr(found, f"{group}_{measure}") for measure in _MEASURES]
-        for row, numbers in enumerate(zip(*values, strict=True)):
-            columns["group"].append(group)
-            columns["row"].append(row)
-            for measure, value in zip(_MEASURES, numbers, strict=True):
-                columns[measure].append(value if np.isfinite(value) else "")
+        values = {measure: getattr(found, f"{group}_{measure}") for measure in _MEASURES}
+        rows = len(next(iter(values.values())))
+        columns["group"] += [group] * rows
+        columns["row"] += range(rows)
+        for measure, numbers in values.items():
+            columns[measure] += known(numbers)
     write_csv(path, columns)

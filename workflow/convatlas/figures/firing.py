@@ -20,7 +20,7 @@ from convatlas.classes import read_classes
 from convatlas.figures import style
 from convatlas.figures.labels import class_name
 from convatlas.figures.patches import rows_of
-from convatlas.files import write_csv
+from convatlas.files import known, write_csv
 from convatlas.firing import most_selective, well_founded
 
 AnyPath = str | os.PathLike[str]
@@ -348,21 +348,17 @@ def _draw_ranking(
 # ------------------------------------------------------------------------- numbers
 
 
-def _known(value: float) -> float | str:
-    return float(value) if np.isfinite(value) else ""
-
-
 def _write_ranking(
     path: AnyPath, found: store.Firing, order: NDArray[np.int64], names: Sequence[str]
 ) -> None:
     columns: dict[str, list[Any]] = {
         "rank": list(range(1, len(order) + 1)),
         "unit": [int(found.unit[row]) for row in order],
-        "selectivity": [_known(found.selectivity[row]) for row in order],
+        "selectivity": known(found.selectivity[order]),
         "class": [int(found.best[row]) for row in order],
         "class_name": [class_name(names, int(found.best[row])) for row in order],
-        "class_mean": [_known(found.best_mean[row]) for row in order],
-        "rest_mean": [_known(found.rest_mean[row]) for row in order],
+        "class_mean": known(found.best_mean[order]),
+        "rest_mean": known(found.rest_mean[order]),
         "maximum": [float(found.maximum[row]) for row in order],
         "threshold": [float(found.threshold * found.maximum[row]) for row in order],
         "firing": [int(found.firing[row]) for row in order],

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from convatlas import store
 from convatlas.figures import style
-from convatlas.files import write_csv
+from convatlas.figures.labels import sides_text
+from convatlas.files import known, write_csv
 from convatlas.spectra import HIGH, MIDDLE, NOISE, noise_beyond
 
 _LEFT, _BETWEEN, _RIGHT = 0.5, 0.84, 0.46  # beside the panels, in inches
@@ -59,7 +60,7 @@ def plot_frequency(
                 "peak frequency, in cycles a pixel",
                 f"share of energy above {_fraction(HIGH)} cycles a pixel",
                 "root mean square of the weights",
-                f"share of energy beyond what stride {_stride(found.stride)} can sample",
+                f"share of energy beyond what stride {sides_text(found.stride)} can sample",
             )
         ):
             left = _LEFT + place % 2 * (wide + _BETWEEN)
@@ -76,7 +77,7 @@ def plot_frequency(
         )
     numbers: dict[str, Any] = {"unit": range(len(found.weight))}
     for name in _COLUMNS:
-        numbers[name] = [x if np.isfinite(x) else "" for x in getattr(found, name).tolist()]
+        numbers[name] = known(getattr(found, name))
     write_csv(Path(output).with_suffix(".csv"), numbers)
 
 
@@ -192,8 +193,3 @@ def _draw_rms(axes: Axes, found: store.Filters) -> None:
 
 def _fraction(value: float) -> str:
     return f"1/{round(1 / value)}"
-
-
-def _stride(stride: Sequence[int]) -> str:
-    y, x = (int(step) for step in stride)
-    return str(y) if y == x else f"{y} × {x}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from convatlas import store
 from convatlas.figures import style
 from convatlas.figures.patches import Blocks, draw_block, rows_of
-from convatlas.files import write_csv
+from convatlas.files import known, write_csv
 from convatlas.health import (
     ALWAYS,
     DEAD,
@@ -148,13 +148,13 @@ def _draw_layer(figure: Figure, paper: Axes, found: store.Health, top: float, la
     style.draw_rectangle(paper, left, top + 0.08, width, 0.17)
     line = ", ".join(f"{count} {_called(name, count)}" for name, count in counts.items())
     style.write(paper, left, top + 0.36, line, width=width, size=style.SMALL)
-    known = found.lifetime[np.isfinite(found.lifetime)]
+    lifetime = found.lifetime[np.isfinite(found.lifetime)]
     for (place, wide), heights, median in zip(
         _HISTOGRAMS,
-        (_histogram(found.frequency), _histogram(known), _coarse(found.population)),
+        (_histogram(found.frequency), _histogram(lifetime), _coarse(found.population)),
         (
             float(np.median(found.frequency)),
-            float(np.median(known)) if known.size else np.nan,
+            float(np.median(lifetime)) if lifetime.size else np.nan,
             float(histogram_quantiles(found.population, [0.5])[0]),
         ),
         strict=True,
@@ -196,7 +196,7 @@ def _draw_histogram(axes: Axes, heights: NDArray[Any], median: float, last: bool
 def _unit_columns(found: store.Health) -> dict[str, Any]:
     columns: dict[str, Any] = {"unit": found.unit, "reason": reasons(found)}
     for name in _MEASURES:
-        columns[name] = [v if np.isfinite(v) else "" for v in getattr(found, name)]
+        columns[name] = known(getattr(found, name))
     for name in _MARKS:
         columns[name] = getattr(found, name).astype(int)
     return columns
@@ -225,17 +225,17 @@ def _write_summary(path: AnyPath, layers: Sequence[store.Health]) -> None:
             "always_on": counts[ALWAYS],
             "constant": int(found.constant.sum()),
         }
-        known = found.lifetime[np.isfinite(found.lifetime)]
+        lifetime = found.lifetime[np.isfinite(found.lifetime)]
+        nothing = [np.nan] * len(_LEVELS)
         quantiles = {
             "frequency": np.quantile(found.frequency, _LEVELS),
-            "lifetime": np.quantile(known, _LEVELS) if known.size else [np.nan] * len(_LEVELS),
+            "lifetime": np.quantile(lifetime, _LEVELS) if lifetime.size else nothing,
             "population": histogram_quantiles(found.population, _LEVELS),
         }
         for name, values in quantiles.items():
-            for level, value in zip(_LEVELS, values, strict=True):
-                row[f"{name}_{100 * level:.0f}"] = value if np.isfinite(value) else ""
-        mean = found.population_mean
-        row["population_mean"] = mean if np.isfinite(mean) else ""
+            for level, value in zip(_LEVELS, known(values), strict=True):
+                row[f"{name}_{100 * level:.0f}"] = value
+        (row["population_mean"],) = known(found.population_mean)
         row["silent_images"] = found.silent
         rows.append(row)
     write_csv(path, {name: [row[name] for row in rows] for name in rows[0]})

@@ -31,6 +31,11 @@ def most_frequent(images: NDArray[Any], labels: NDArray[Any], classes: Sequence[
     return f"{times} of {len(found)}: {class_name(classes, label)}"
 
 
+def sides_text(pair: Sequence[int]) -> str:
+    """Return height and width as ``7 × 5``, or as ``7`` where they are the same."""
+    return shape_text(pair[:1] if pair[0] == pair[1] else pair)
+
+
 def shape_text(shape: Sequence[int]) -> str:
     """Return a shape as ``64 × 27 × 27``."""
     return " × ".join(str(int(side)) for side in shape)

@@ -17,7 +17,7 @@ from convatlas.classes import read_classes
 from convatlas.codes import PIXELS
 from convatlas.figures import style
 from convatlas.figures.labels import class_name
-from convatlas.files import read_csv, write_csv
+from convatlas.files import known, read_csv, write_csv
 
 _SAME, _OTHER = style.COLOURS[2], style.COLOURS[1]
 _LEFT = 1.15  # of the neighbours, right of the exhibit's or the layer's name, in inches
@@ -210,22 +210,19 @@ def plot_accuracy(
             )
             panel = style.panel(figure, 0.55, style.HEADING + 0.1, wide, _TALL)
             _draw_curve(panel, rates, {"the network": network / len(asked), _MOST: first.most})
-    known = len(asked) or np.nan
+    counted = len(asked) or np.nan
     columns: dict[str, Sequence[Any]] = {
         "layer": [*(rate.layer for rate in rates), "the network", _MOST],
         "images": [len(asked)] * (len(rates) + 2),
         "right": [*(rate.right for rate in rates), network, ""],
-        "accuracy": _known([*(rate.right / known for rate in rates), network / known, first.most]),
-        "low": [*_known([rate.low for rate in rates]), "", ""],
-        "high": [*_known([rate.high for rate in rates]), "", ""],
+        "accuracy": known(
+            [*(rate.right / counted for rate in rates), network / counted, first.most]
+        ),
+        "low": [*known([rate.low for rate in rates]), "", ""],
+        "high": [*known([rate.high for rate in rates]), "", ""],
         "neighbours": [*([voters] * len(rates)), "", ""],
     }
     write_csv(Path(output).with_suffix(".csv"), columns)
-
-
-def _known(values: Sequence[float]) -> list[float | str]:
-    """Return values for a table, empty where they can't be told."""
-    return [value if np.isfinite(value) else "" for value in values]
 
 
 def _draw_curve(panel: Axes, rates: Sequence[store.Votes], constant: Mapping[str, float]) -> None:

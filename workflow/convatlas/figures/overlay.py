@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from convatlas import store
 from convatlas.classes import read_classes
 from convatlas.figures import style
-from convatlas.figures.labels import class_name, shape_text
+from convatlas.figures.labels import class_name, shape_text, sides_text
 from convatlas.figures.maps import draw_scale
 from convatlas.files import write_csv
 from convatlas.layers import Layer, find_layer, read_layers
@@ -133,7 +133,7 @@ class _Layer:
         bound = "" if self.layer.exact else "at most "
         if 0 in self.layer.stride:
             return "each cell sees everything; drawn over the whole image"
-        stride, size = (_sides(pair) for pair in (self.layer.stride, self.layer.size))
+        stride, size = (sides_text(pair) for pair in (self.layer.stride, self.layer.size))
         if self.layer.intervals is not None:
             return f"cells see at most {size} pixels, and lie about {stride} apart"
         return f"a cell sees {bound}{size} pixels, the next one {stride} further on"
@@ -207,10 +207,6 @@ class _Layer:
         if not _DOT < side < 4 * _DOT:
             y, x = self.centre(cell)
             axes.plot(x, y, "o", markersize=2.2, color=style.INK, path_effects=halo, zorder=4)
-
-
-def _sides(pair: Sequence[int]) -> str:
-    return str(pair[0]) if pair[0] == pair[1] else shape_text(pair)
 
 
 def _greyed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

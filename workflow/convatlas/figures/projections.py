@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from convatlas import store
 from convatlas.figures import style
 from convatlas.figures.patches import block_columns, draw_dead, name_block, rows_of
-from convatlas.files import write_csv
+from convatlas.files import known, write_csv
 
 _PAIRS = 2  # of blocks beside each other on a page
 _BETWEEN = 0.2  # pairs, in inches
@@ -108,10 +108,6 @@ def plot_projections(
     _write_numbers(Path(output).with_suffix(".csv"), found, rows, scales)
 
 
-def _known(value: float) -> float | str:
-    return "" if math.isnan(value) else value
-
-
 def _of_borders(found: store.Projections, rows: Sequence[int]) -> str:
     """Say what a mark stands for, if there is one."""
     return "; framed: wins by the padding" if found.border[rows].any() else ""
@@ -146,7 +142,7 @@ def _write_numbers(
         "rank": [rank for _, rank, _ in real],
         "value": [found.value[row, rank] for row, rank, _ in real],
         "image": [int(found.image[row, rank]) for row, rank, _ in real],
-        "continued": [_known(found.continued[row, rank]) for row, rank, _ in real],
+        "continued": known([found.continued[row, rank] for row, rank, _ in real]),
         "border": [int(found.border[row, rank]) for row, rank, _ in real],
         "scale": [scale for _, _, scale in real],
         "minimum": [signal.min() for signal in signals],

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from convatlas import store
 from convatlas.errors import StoreError
 from convatlas.figures import style
+from convatlas.figures.labels import sides_text
 from convatlas.files import write_csv
 from convatlas.layers import Layer, find_layer, read_layers
 
@@ -253,9 +254,9 @@ def _draw_table(
         style.write(paper, left + 0.2, line, field.layer.name, width=1.5, size=style.SMALL)
         seen = field.ratio > 0
         told = (
-            _sides(field.layer.stride) if field.layer.is_map else "–",
-            ("" if field.layer.exact else "≤ ") + _sides(field.size),
-            _sides(_extent(field.effective)) if seen else "no gradient",
+            sides_text(field.layer.stride) if field.layer.is_map else "–",
+            ("" if field.layer.exact else "≤ ") + sides_text(field.size),
+            sides_text(_extent(field.effective)) if seen else "no gradient",
             f"{100 * field.ratio:.0f} %" if seen else "–",
         )
         for text, end in zip(told, ends.values(), strict=True):
@@ -415,8 +416,3 @@ def _write_numbers(path: Path, fields: Sequence[_Field], measured: store.Effecti
     columns["share"] = [measured.share] * len(fields)
     columns["images"] = [measured.images] * len(fields)
     write_csv(path, columns)
-
-
-def _sides(pair: Sequence[int]) -> str:
-    """Return a pair as ``7``, or as ``7 × 5`` where its members differ."""
-    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]} × {pair[1]}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from convatlas import store
 from convatlas.figures import style
-from convatlas.files import write_csv
+from convatlas.files import known, write_csv
 
 _WIDE, _TALL = 2.25, 1.35  # of a panel, in inches
 _LEFTS = (0.5, 3.3)
@@ -141,16 +141,12 @@ def _write_numbers(path: Path, found: store.HealthHistory) -> None:
         "epoch": found.epoch[row],
         "layer": [str(found.layers[i]) for i in layer],
         "units": found.units[layer],
-        "dead": _known(found.dead),
-        "always_on": _known(found.always_on),
+        "dead": known(found.dead),
+        "always_on": known(found.always_on),
     }
     for name in ("frequency", "lifetime"):
         values = getattr(found, name)
         for i, level in enumerate(found.level):
-            columns[f"{name}_{100 * level:.0f}"] = _known(values[..., i])
-    columns["population_mean"] = _known(found.population)
+            columns[f"{name}_{100 * level:.0f}"] = known(values[..., i])
+    columns["population_mean"] = known(found.population)
     write_csv(path, columns)
-
-
-def _known(values: NDArray[np.float64]) -> list[Any]:
-    return [value if np.isfinite(value) else "" for value in values.ravel()]

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from convatlas.errors import DataError
 from convatlas.exhibits import stratified_order
@@ -26,11 +25,10 @@ from convatlas.models.load import LoadedModel, build, load_model
 from convatlas.occlusion.occluders import Extent
 from convatlas.occlusion.sweeps import Sweep, Sweeper, occluder
 from convatlas.predictions import check_labels
+from convatlas.rates import interval
 from convatlas.store import Images
 
 Path = str | os.PathLike[str]
-
-_CONFIDENCE = 0.95  # of the interval of a rate
 
 
 class Score(NamedTuple):
@@ -272,15 +270,15 @@ def summarise(table: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """
     number = {name: np.array(table[name], dtype=np.float64) for name in Score._fields}
     scenes, hits = len(number["hit"]), int(number["hit"].sum())
-    interval = binomtest(hits, scenes).proportion_ci(_CONFIDENCE, method="wilson")
+    low, high = interval(hits, scenes)
     share = number["share"][np.isfinite(number["share"])]
     nothing = float("nan")
     return {
         "scenes": scenes,
         "accuracy": float((number["predicted"] == number["label"]).mean()),
         "pointing": hits / scenes,
-        "pointing_low": float(interval.low),
-        "pointing_high": float(interval.high),
+        "pointing_low": low,
+        "pointing_high": high,
         "chance": float(number["chance"].mean()),
         "share": float(share.mean()) if len(share) else nothing,
         "share_error": float(share.std(ddof=1) / len(share) ** 0.5) if len(share) > 1 else nothing,
