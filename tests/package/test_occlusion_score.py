@@ -22,13 +22,12 @@ from convatlas.occlusion import Sweep, sweep
 from convatlas.occlusion.score import (
     Score,
     choose_scenes,
-    gather_scores,
     score_scenes,
     score_sweep,
     spread_drop,
-    summarise,
     untrained,
 )
+from convatlas.scores import gather_scores, summarise
 from convatlas.store import Images, ImageWriter, Recipe
 
 EXHIBITS = (7, 2, 7)

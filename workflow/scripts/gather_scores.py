@@ -1,7 +1,7 @@
 """Adapter: join the scores of all scenes, and sum them up."""
 
 from convatlas.job import Job
-from convatlas.occlusion.score import gather_scores
+from convatlas.scores import gather_scores
 
 with Job.of(snakemake) as job:
     gather_scores(

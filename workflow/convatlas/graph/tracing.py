@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import operator
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,12 +26,14 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.func import functional_call
 from torch.fx._symbolic_trace import _maybe_revert_all_patches
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from convatlas.errors import LayerError, ModelError, did_you_mean
 from convatlas.graph.operations import Operation, identify
 from convatlas.job import log
 
+_GUARD = "GuardOnDataDependentSymNode"  # by its name: its module takes 0.7 s to import
+_INFERENCE = "torch._dynamo"  # takes two seconds to import
+_SMALL = 256 * 256  # pixels, up to which running a network doesn't take as long
 _BATCH = 2  # of the trial run: with one image, `squeeze()` would drop the batch axis too
 
 
@@ -359,7 +362,7 @@ def like(model: nn.Module) -> Tensor:
 
 def _why(error: BaseException) -> str:
     """Return in a few words why something can't be traced."""
-    if isinstance(error, DataDependentOutputException | GuardOnDataDependentSymNode):
+    if isinstance(error, DataDependentOutputException) or type(error).__name__ == _GUARD:
         return "its path depends on the values it sees"
     return _first_line(error).rstrip(".")
 
@@ -428,8 +431,8 @@ def _shapes(value: Any) -> Any:
     return value
 
 
-class _WithoutData(nn.Module):
-    """Runs a graph for its shapes; a module, so that its parameters can be exchanged."""
+class _Run(nn.Module):
+    """Runs a graph for its shapes; a module, so that its tensors can be exchanged."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__()
@@ -444,7 +447,7 @@ class _WithoutData(nn.Module):
 
 def _infer_shapes(module: fx.GraphModule, size: tuple[int, int, int]) -> dict[fx.Node, Any] | None:
     """Return the shapes without computing anything, or None where that isn't possible."""
-    given = _WithoutData(module)
+    given = _Run(module)
     tensors = [*given.named_parameters(), *given.named_buffers()]
     blank = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     try:
@@ -458,18 +461,20 @@ def _infer_shapes(module: fx.GraphModule, size: tuple[int, int, int]) -> dict[fx
 
 
 def _try_shapes(module: fx.GraphModule, size: tuple[int, int, int]) -> dict[fx.Node, Any]:
-    inferred = _infer_shapes(module, size)
+    # Shapes are inferred quickly, once torch has imported what it does that with.
+    quick = _INFERENCE in sys.modules or size[1] * size[2] > _SMALL
+    inferred = _infer_shapes(module, size) if quick else None
     if inferred is not None:
         return inferred
-    run = _Shapes(module)
-    run.extra_traceback = False
+    given = _Run(module)
+    buffers = {name: tensor.clone() for name, tensor in given.named_buffers()}
     try:
         with torch.no_grad():
-            run.run(_blank(module, size))
+            values: dict[fx.Node, Any] = functional_call(given, buffers, _blank(module, size))
     except Exception as error:  # whatever a network raises that is given another size than its own
         raise ModelError(
             f"the network fails on an image of {size[1]} x {size[2]} pixels and {size[0]} "
             f"channels: {_first_line(error).rstrip('.')}. Give it images of the size that it "
             "takes; in a config, by the data set's `size`, or `resize` and `crop`."
         ) from error
-    return run.values
+    return values

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from convatlas.errors import MethodError
 
@@ -69,6 +68,9 @@ def blurred(image: Tensor, sigma: float | None = None) -> Tensor:
     MethodError
         for a sigma that isn't above zero.
     """
+    # Here, as most sweeps need none of torchvision, which takes longer to import than torch.
+    from torchvision.transforms.functional import gaussian_blur
+
     if sigma is not None and not 0 < sigma < math.inf:
         raise MethodError(f"the blur's sigma is {sigma}; it must be a number of pixels above zero.")
     shorter = min(image.shape[-2:])
