@@ -21,7 +21,7 @@ from convatlas.activations import (
     summarise,
 )
 from convatlas.errors import LayerError, ModelError
-from convatlas.exhibits import pick_exhibit
+from convatlas.exhibits import pick_exhibits
 from convatlas.graph.tracing import trace
 from convatlas.layers import read_layers
 from convatlas.models.load import load_model
@@ -163,17 +163,22 @@ def test_only_wanted_layers_the_code_and_the_scores_are_kept(
 
 def test_whole_maps_of_an_exhibit(make_study: Callable[..., Study]) -> None:
     study = make_study("inplace", count=3)
-    exhibit, maps = study.folder / "exhibit.h5", study.folder / "maps.h5"
-    pick_exhibit(images=study.images, output=exhibit, recipe=Recipe(), number=0, index=2, seed=0)
+    exhibits = [study.folder / f"exhibits/{number}.h5" for number in range(2)]
+    maps = [study.folder / f"maps-{number}.h5" for number in range(2)]
+    exhibits[0].parent.mkdir()
+    recipes = [Recipe()] * 2
+    pick_exhibits(images=study.images, outputs=exhibits, recipes=recipes, indices=[2, 0], seed=0)
     record_maps(
-        exhibit=exhibit,
+        exhibits=exhibits,
         card=study.card,
         weights=study.weights,
         layers=study.layers,
-        output=maps,
-        recipe=Recipe(),
+        outputs=maps,
+        recipes=recipes,
     )
     model = load_model(study.card, study.weights)
-    conv1 = model.module.conv1(model.prepare(study.pixels[2:]))[0].detach().numpy()
-    np.testing.assert_allclose(read_maps(maps, "conv1"), conv1, atol=1e-5)
-    np.testing.assert_allclose(read_maps(maps, "relu"), conv1.clip(0), atol=1e-5)
+    for path, index in zip(maps, (2, 0), strict=True):
+        image = model.prepare(study.pixels[index : index + 1])
+        conv1 = model.module.conv1(image)[0].detach().numpy()
+        np.testing.assert_allclose(read_maps(path, "conv1"), conv1, atol=1e-5)
+        np.testing.assert_allclose(read_maps(path, "relu"), conv1.clip(0), atol=1e-5)

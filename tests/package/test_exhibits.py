@@ -9,7 +9,7 @@ import pytest
 from studies import write_noise
 
 from convatlas.errors import DataError
-from convatlas.exhibits import list_exhibits, pick_exhibit, stratified_order
+from convatlas.exhibits import list_exhibits, pick_exhibits, stratified_order
 from convatlas.files import read_csv
 from convatlas.store import Exhibit, Recipe, read
 
@@ -42,16 +42,15 @@ def test_seeds_differ() -> None:
 def test_exhibits_on_disk(tmp_path: Path) -> None:
     pixels = write_noise(tmp_path / "images.h5", 7, (6, 5))
     paths = []
-    for number, index in enumerate((None, None, 3)):
+    for number in range(3):
         paths.append(tmp_path / f"{number}.h5")
-        pick_exhibit(
-            images=tmp_path / "images.h5",
-            output=paths[-1],
-            recipe=Recipe(),
-            number=number,
-            index=index,
-            seed=0,
-        )
+    pick_exhibits(
+        images=tmp_path / "images.h5",
+        outputs=paths,
+        recipes=[Recipe()] * 3,
+        indices=[None, None, 3],
+        seed=0,
+    )
     found = [read(Exhibit, path) for path in paths]
     order = stratified_order(np.arange(7) % 5, 2, 0)
     assert [e.index for e in found] == [*order, 3]
@@ -71,12 +70,11 @@ def test_exhibits_on_disk(tmp_path: Path) -> None:
 def test_more_than_there_are(number: int, index: int | None, tmp_path: Path) -> None:
     write_noise(tmp_path / "images.h5", 7, (6, 5))
     with pytest.raises(DataError, match="only 7 images"):
-        pick_exhibit(
+        pick_exhibits(
             images=tmp_path / "images.h5",
-            output=tmp_path / "e.h5",
-            recipe=Recipe(),
-            number=number,
-            index=index,
+            outputs=[tmp_path / f"{number}.h5"],
+            recipes=[Recipe()],
+            indices=[index],
             seed=0,
         )
-    assert not (tmp_path / "e.h5").exists()
+    assert not (tmp_path / f"{number}.h5").exists()

@@ -75,24 +75,27 @@ def test_blocks_dont_matter_and_copies_are_ties(
 def test_nearest_of_an_exhibit_by_pixels_and_by_code(tmp_path: Path) -> None:
     pixels = noise_images(tmp_path / "images.h5", [0] * 20)
     codes = clusters(20)
-    write(tmp_path / "e.h5", Exhibit(np.zeros((6, 5, 3), np.uint8), 7, 0, "7.png"), Recipe())
+    exhibits, outputs = ([tmp_path / f"{kind}{i}.h5" for i in range(2)] for kind in "en")
+    for path, index in zip(exhibits, (7, 0), strict=True):
+        write(path, Exhibit(np.zeros((6, 5, 3), np.uint8), index, 0, f"{index}.png"), Recipe())
     find_nearest(
-        exhibit=tmp_path / "e.h5",
+        exhibits=exhibits,
         activations=write_codes(tmp_path / "codes.h5", codes),
         images=tmp_path / "images.h5",
-        output=tmp_path / "n.h5",
-        recipe=Recipe(),
+        outputs=outputs,
+        recipes=[Recipe()] * 2,
         layers=[PIXELS, "code"],
         summary="max",
         shown=50,
     )
-    found = read(Nearest, tmp_path / "n.h5")
+    found, other = (read(Nearest, path) for path in outputs)
     assert found.compared.tolist() == ["pixels", "code"]
     assert found.image.shape == (2, 19)
     for row, points in enumerate((pixels, codes.astype(float))):
         np.testing.assert_array_equal(found.image[row], nearest(points, 19)[7])
+        np.testing.assert_array_equal(other.image[row], nearest(points, 19)[0])
     np.testing.assert_allclose(
-        found.distance[0, 0], np.linalg.norm(pixels[7] - pixels[found.image[0, 0]]), rtol=1e-12
+        found.distance[0, 0], np.linalg.norm(pixels[7] - pixels[found.image[0, 0]]), rtol=1e-6
     )
 
 

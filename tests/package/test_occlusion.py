@@ -13,7 +13,7 @@ from studies import Study
 from torch import Tensor, nn
 
 from convatlas.errors import LayerError, MethodError, ModelError
-from convatlas.exhibits import pick_exhibit
+from convatlas.exhibits import pick_exhibits
 from convatlas.models.load import load_model
 from convatlas.occlusion import Sweeper, blurred, sweep
 from convatlas.occlusion.positions import Positions
@@ -271,19 +271,17 @@ def test_wrong_arguments_are_named() -> None:
 @pytest.mark.parametrize("fill", ["mean", "training_mean", "zero", "grey", "blur", [10, 20, 250]])
 def test_sweeps_of_exhibits(fill: str | list[int], make_study: Callable[..., Study]) -> None:
     study = make_study("branching", count=3)
-    exhibits = [study.folder / f"exhibit-{i}.h5" for i in range(2)]
+    exhibits = [study.folder / f"{i}.h5" for i in range(2)]
     outputs = [study.folder / f"occlusion-{i}.h5" for i in range(2)]
-    for i, path in enumerate(exhibits):
-        pick_exhibit(
-            images=study.images, output=path, recipe=Recipe(), number=i, index=i + 1, seed=0
-        )
+    recipes = [Recipe()] * 2
+    pick_exhibits(images=study.images, outputs=exhibits, recipes=recipes, indices=[1, 2], seed=0)
     sweep_occlusion(
         exhibits=exhibits,
         images=study.images,
         card=study.card,
         weights=study.weights,
         outputs=outputs,
-        recipe=Recipe(),
+        recipes=recipes,
         size=[12, 9],
         stride=8,
         fill=fill,

@@ -26,7 +26,11 @@ def recorded(study: Study) -> tuple[Saliency, np.ndarray]:
     exhibit, output = study.folder / "exhibit.h5", study.folder / "saliency.h5"
     write(exhibit, Exhibit(study.pixels[3], 3, 1, "3.png"), Recipe())
     record_saliency(
-        exhibit=exhibit, card=study.card, weights=study.weights, output=output, recipe=Recipe()
+        exhibits=[exhibit],
+        card=study.card,
+        weights=study.weights,
+        outputs=[output],
+        recipes=[Recipe()],
     )
     return read(Saliency, output), study.pixels[3]
 

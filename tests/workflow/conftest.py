@@ -36,6 +36,7 @@ analyses:
   receptive_fields: {images: 4}
   occlusion: {size: 8, stride: 8, score: {scenes: 4, shards: 1}}
 figures: {dpi: 60, formats: [png, svg]}
+exhibits_per_job: 1
 """
 
 NET = """\

@@ -427,9 +427,7 @@ LISTING = (  # they list the layers
 )
 EMBEDDING_RULES = ("embed_codes", "embed_otherwise")
 SHARDS = of("scenes", shard="2") | of("pictures", shard="2")
-SCORE_SHARDS = of("scenes", network="trained", shard="1") | of(
-    "scenes", network="untrained", shard="1"
-)
+SCORE_SHARDS = of("scenes", shard="1")
 SWEEPING = ("sweep_occlusion", "score_scenes")
 ENDS = {rule: {"study=scenes", "study=pictures"} for rule in END}
 ENDS_OF_PICTURES = {rule: {"study=pictures"} for rule in END}
@@ -532,10 +530,9 @@ CONFIG_ROWS = [
     row(
         "analyses.occlusion.exhibits_per_job",
         put(OCCLUSION + "exhibits_per_job", 2),
-        *("project_strongest", "plot_occlusion"),
-        of=PICTURES,  # of the scenes there is one exhibit only, so its job stays as it is
-        new={"sweep_occlusion_0_to_1": {"study=pictures"}, **ENDS},
+        *END,  # which tell the config: what was made by one job stays as it is
     ),
+    row("exhibits_per_job", put("exhibits_per_job", 2)),
     row(
         "no scenes to score",
         put(OCCLUSION + "score/scenes", 0),

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import pytest
 import yaml
-from running import REPOSITORY, Place
+from running import REPOSITORY, Config, Place
 
 RULES = sorted((REPOSITORY / "workflow/rules").glob("*.smk"))
 SCRIPTS = sorted((REPOSITORY / "workflow/scripts").glob("*.py"))
@@ -178,20 +178,54 @@ def test_the_first_filters_need_no_images_run_through(fresh: Place) -> None:
     }
 
 
-def test_exhibits_that_one_job_sweeps(finished: Place) -> None:
-    """Their files say of which exhibit they are, and of no rule that has no script."""
-    occlusion = {"exhibits_per_job": 2}
-    finished.change(lambda c: c["analyses"]["occlusion"].update(occlusion))
-    before = {n: (finished.results / f"pictures/occlusion/{n}.h5") for n in range(2)}
-    swept = {n: h5py.File(path)["probability"][()] for n, path in before.items()}
-    outcome = finished.run("--cores", "2", "results/pictures/provenance.json")
-    assert outcome.code == 0, outcome.text
-    assert "sweep_occlusion_0_to_1" in outcome.planned
-    for n, path in before.items():
-        with h5py.File(path) as file:
-            assert file.attrs["made_by"] == "sweep_occlusion"
-            assert json.loads(file.attrs["subject"]) == {"study": "pictures", "exhibit": str(n)}
-            assert (file["probability"][()] == swept[n]).all()
+# What is made of an exhibit, and by which rule.
+OF_EXHIBITS = {
+    "exhibits/{}.h5": "pick_exhibit",
+    "maps/{}.h5": "record_maps",
+    "saliency/{}.h5": "record_saliency",
+    "nearest/{}.h5": "find_nearest",
+    "occlusion/{}.h5": "sweep_occlusion",
+    "strongest/{}.h5": "project_strongest",
+    "figures/maps/{}.png": "plot_maps",
+    "figures/maps/overlay/{}.csv": "plot_maps",
+    "figures/occlusion/{}.png": "plot_occlusion",
+    "figures/saliency/{}.png": "plot_saliency",
+    "figures/neighbours/{}.png": "plot_nearest",
+}
+
+
+def test_exhibits_that_one_job_takes(atlas: Place, tmp_path: Path) -> None:
+    """They are the same, byte by byte, as made by a job each, and stay together."""
+    made = {}
+    for several in (1, 2):
+        place = atlas.copied(tmp_path / str(several))
+
+        def ask(config: Config, exhibits: int = several + 2, several: int = several) -> None:
+            config["studies"]["pictures"]["exhibits"] = exhibits
+            config["exhibits_per_job"] = several
+            config["analyses"]["occlusion"]["exhibits_per_job"] = several
+
+        place.change(ask)
+        files = [f"results/pictures/{name.format(2)}" for name in OF_EXHIBITS]
+        outcome = place.run("--cores", "2", *files)
+        assert outcome.code == 0, outcome.text
+        block = "_2_to_3" if several == 2 else ""
+        assert set(outcome.planned) == {f"{rule}{block}" for rule in OF_EXHIBITS.values()}
+        made[several] = [(place.folder / file).read_bytes() for file in files]
+    for name, one, other in zip(OF_EXHIBITS, *made.values(), strict=True):
+        assert one == other, name
+    with h5py.File(place.results / "pictures/occlusion/3.h5") as file:
+        assert file.attrs["made_by"] == "sweep_occlusion"
+        assert json.loads(file.attrs["subject"]) == {"study": "pictures", "exhibit": "3"}
+
+    # More of them, and more a job: what was made, by one job or by several, isn't made again.
+    place.change(lambda config: ask(config, 7, 3))
+    planned = {rule: jobs for rule, jobs in place.plan().items() if rule[-1].isdigit()}
+    assert set(planned) == {f"{rule}_4_to_6" for rule in OF_EXHIBITS.values()}
+    # Fewer: only those whose block loses one.
+    place.change(lambda config: ask(config, 3, 2))
+    planned = {rule for rule in place.plan() if rule in OF_EXHIBITS.values() or rule[-1].isdigit()}
+    assert planned == set(OF_EXHIBITS.values())
 
 
 def test_any_figure_can_be_asked_for_by_its_file(start: Place) -> None:

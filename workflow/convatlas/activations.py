@@ -139,21 +139,30 @@ def check_fit(graph: Graph, described: Sequence[Layer]) -> None:
 
 
 def record_maps(
-    *, exhibit: Path, card: Path, weights: Path, layers: Path, output: Path, recipe: Recipe
+    *,
+    exhibits: Sequence[Path],
+    card: Path,
+    weights: Path,
+    layers: Path,
+    outputs: Sequence[Path],
+    recipes: Sequence[Recipe],
 ) -> None:
-    """Write every layer's whole feature maps for one exhibit.
+    """Write every layer's whole feature maps for each of some exhibits, which are of one size.
 
     Raises
     ------
     LayerError
-        if the network doesn't have the layers of `layers` for an image of this size.
+        if the network doesn't have the layers of `layers` for images of this size.
     """
     model = load_model(card, weights)
-    image = read(Exhibit, exhibit).image
-    graph = trace(model.module, (3, *image.shape[:2]))
     described = read_layers(layers)
-    check_fit(graph, described)
     maps = {layer.name for layer in described if layer.is_map}
-    with MapWriter(output, recipe) as writer:
-        for name, value in run_layers(graph, maps, model.prepare(image[None])):
-            writer.write(name, value[0].float().cpu().numpy())
+    graph = None
+    for exhibit, output, recipe in zip(exhibits, outputs, recipes, strict=True):
+        image = read(Exhibit, exhibit).image
+        if graph is None:
+            graph = trace(model.module, (3, *image.shape[:2]))
+            check_fit(graph, described)
+        with MapWriter(output, recipe) as writer:
+            for name, value in run_layers(graph, maps, model.prepare(image[None])):
+                writer.write(name, value[0].float().cpu().numpy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,18 @@ from convatlas.store import Exhibit, Images, Recipe, read, write
 Path = str | os.PathLike[str]
 
 
-def pick_exhibit(
-    *, images: Path, output: Path, recipe: Recipe, number: int, index: int | None, seed: int
+def pick_exhibits(
+    *,
+    images: Path,
+    outputs: Sequence[Path],
+    recipes: Sequence[Recipe],
+    indices: Sequence[int | None],
+    seed: int,
 ) -> None:
-    """Write exhibit `number`: the image `index`, or by a stratified pick if that is None.
+    """Write some exhibits: the images `indices`, or by a stratified pick where that is None.
 
-    The pick of one exhibit doesn't depend on how many are asked for.
+    Which one is picked depends on the exhibit's number, the output's name, and not on how
+    many are asked for.
 
     Raises
     ------
@@ -28,27 +35,34 @@ def pick_exhibit(
         if there are fewer images than that.
     """
     with Images(images) as data:
-        count = len(data)
-        if index is None and number >= count:
-            raise DataError(
-                f"exhibit {number} is asked for, but the data set has only {count} images. "
-                f"Set the study's `exhibits` to {count} or less."
-            )
-        if index is not None and index >= count:
-            raise DataError(
-                f"the study's `exhibits` asks for image {index}, but the data set has only {count} "
-                f"images, 0 to {count - 1}."
-            )
         labels = data.labels()
-        row = int(stratified_order(labels, number + 1, seed)[number]) if index is None else index
-        exhibit = Exhibit(
-            image=data.rows([row])[0],
-            index=row,
-            label=int(labels[row]),
-            name=data.name(row),
-            mask=data.mask(row),
+        for output, recipe, index in zip(outputs, recipes, indices, strict=True):
+            number = int(PurePath(output).stem)
+            write(output, _exhibit(data, labels, number, index, seed), recipe)
+
+
+def _exhibit(
+    data: Images, labels: NDArray[np.int64], number: int, index: int | None, seed: int
+) -> Exhibit:
+    count = len(labels)
+    if index is None and number >= count:
+        raise DataError(
+            f"exhibit {number} is asked for, but the data set has only {count} images. "
+            f"Set the study's `exhibits` to {count} or less."
         )
-    write(output, exhibit, recipe)
+    if index is not None and index >= count:
+        raise DataError(
+            f"the study's `exhibits` asks for image {index}, but the data set has only {count} "
+            f"images, 0 to {count - 1}."
+        )
+    row = int(stratified_order(labels, number + 1, seed)[number]) if index is None else index
+    return Exhibit(
+        image=data.rows([row])[0],
+        index=row,
+        label=int(labels[row]),
+        name=data.name(row),
+        mask=data.mask(row),
+    )
 
 
 def stratified_order(labels: NDArray[np.integer], count: int, seed: int) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -97,9 +98,39 @@ class Job:
     @property
     def about(self) -> dict[str, str]:
         """What a figure's metadata says: its subject, and its recipe with the digest."""
-        recipe = self.recipe.attributes()
-        del recipe["subject"]
-        return self._subject | recipe
+        return _about(self.recipe)
+
+    def recipes(self, exhibits: Iterable[str | os.PathLike[str]], *own: str) -> list[Recipe]:
+        """Return a recipe for each exhibit of a job that makes something of several.
+
+        It is the one that a job for this exhibit alone would have.
+
+        Parameters
+        ----------
+        exhibits : a file of each, that bears its number.
+        own : the inputs and parameters that have one item an exhibit.
+        """
+        whole = self.recipe
+        return [
+            replace(
+                whole,
+                parameters={
+                    name: value[i] if name in own else value
+                    for name, value in whole.parameters.items()
+                },
+                inputs={
+                    name.partition("[")[0] if name.endswith(f"[{i}]") else name: digest
+                    for name, digest in whole.inputs.items()
+                    if name.partition("[")[0] not in own or name.endswith(f"[{i}]")
+                },
+                subject={**whole.subject, "exhibit": Path(path).stem},
+            )
+            for i, path in enumerate(exhibits)
+        ]
+
+    def abouts(self, exhibits: Iterable[str | os.PathLike[str]], *own: str) -> list[dict[str, str]]:
+        """Return what the metadata of each exhibit's figure says; see `recipes`."""
+        return list(map(_about, self.recipes(exhibits, *own)))
 
     def __enter__(self) -> Job:
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -200,6 +231,12 @@ class Job:
             with suppress(OSError):
                 return path.replace(path.with_name(f"{path.name}.damaged"))
         return None
+
+
+def _about(recipe: Recipe) -> dict[str, str]:
+    attributes = recipe.attributes()
+    del attributes["subject"]
+    return {**recipe.subject, **attributes}
 
 
 def _listed(paths: Any) -> list[Path]:

@@ -26,40 +26,44 @@ _SAME = 1e-12  # of the squared lengths: below, what differs is rounding
 
 def find_nearest(
     *,
-    exhibit: Path,
+    exhibits: Sequence[Path],
     activations: Path,
     images: Path,
-    output: Path,
-    recipe: Recipe,
+    outputs: Sequence[Path],
+    recipes: Sequence[Recipe],
     layers: Sequence[str],
     summary: str,
     shown: int,
 ) -> None:
-    """Write the `shown` images nearest to an exhibit by its pixels, and by its code in each layer.
+    """Write the `shown` images nearest to each exhibit, by pixels and by each layer's codes.
+
+    All exhibits are compared in one pass over the codes.
 
     Parameters
     ----------
     layers : names of layers; `PIXELS` stands for the images themselves.
     summary : how a feature map becomes one number of the code, ``mean`` or ``max``.
     """
-    index = read(Exhibit, exhibit).index
+    index = np.array([read(Exhibit, exhibit).index for exhibit in exhibits])
     found = []
     for layer in progress(layers, len(layers), "layers"):
         pixels = layer == PIXELS
         paths = {"images": images} if pixels else {"activations": activations}
         with open_codes(layer, summary, **paths) as codes:
             count = min(shown, codes.images - 1)
-            found.append(nearest(codes, np.array([index]), count))
-    write(
-        output,
-        Nearest(
-            compared=np.array(layers, dtype=object),
-            image=np.concatenate([image for image, _ in found]),
-            distance=np.concatenate([distance for _, distance in found]),
-            index=index,
-        ),
-        recipe,
-    )
+            found.append(nearest(codes, index, count))
+    for i, (output, recipe) in enumerate(zip(outputs, recipes, strict=True)):
+        write(
+            output,
+            Nearest(
+                compared=np.array(layers, dtype=object),
+                image=np.stack([image[i] for image, _ in found]),
+                # The last bits of a sum depend on how many exhibits are compared at once.
+                distance=np.stack([distance[i] for _, distance in found]).astype(np.float32),
+                index=int(index[i]),
+            ),
+            recipe,
+        )
 
 
 def nearest(

@@ -9,6 +9,7 @@ by what speaks against the others.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,16 +32,28 @@ _SOFTMAX = ("softmax", "log_softmax")
 
 
 def record_saliency(
-    *, exhibit: Path, card: Path, weights: Path, output: Path, recipe: Recipe
+    *,
+    exhibits: Sequence[Path],
+    card: Path,
+    weights: Path,
+    outputs: Sequence[Path],
+    recipes: Sequence[Recipe],
 ) -> None:
-    """Write, for one exhibit, what each rule sends back from its predicted class.
+    """Write, for each of some exhibits, what each rule sends back from its predicted class.
 
-    A rule that isn't defined for the network is left out, with the reason.
+    A rule that isn't defined for the network is left out, with the reason. The exhibits are
+    of one size.
     """
     model = load_model(card, weights)
-    shown = read(Exhibit, exhibit)
-    graph = trace(model.module, (3, *shown.image.shape[:2]))
-    image = model.prepare(shown.image[None])
+    graph = None
+    for exhibit, output, recipe in zip(exhibits, outputs, recipes, strict=True):
+        shown = read(Exhibit, exhibit).image
+        graph = graph or trace(model.module, (3, *shown.shape[:2]))
+        write(output, look_back(graph, model.prepare(shown[None])), recipe)
+
+
+def look_back(graph: Graph, image: Tensor) -> Saliency:
+    """Send the predicted class of a prepared image, (1,C,H,W), back by each rule."""
     node, softmax = scores_of(graph)
     scores, outputs = _values(graph, node, image)
     predicted = int(outputs.argmax())
@@ -56,20 +69,16 @@ def record_saliency(
         run = Backward(graph, node, rule)
         signal = send_back(run, image, np.array([predicted]), torch.zeros(1, 2, dtype=torch.long))
         signals[rule] = np.asarray(signal[0].float().cpu().numpy())
-    write(
-        output,
-        Saliency(
-            predicted=predicted,
-            score=float(scores[predicted]),
-            probability=float(probability[predicted]),
-            gradient=signals.get("gradient"),
-            guided=signals.get("guided"),
-            deconvnet=signals.get("deconvnet"),
-            why_not_gradient=reasons["gradient"],
-            why_not_guided=reasons["guided"],
-            why_not_deconvnet=reasons["deconvnet"],
-        ),
-        recipe,
+    return Saliency(
+        predicted=predicted,
+        score=float(scores[predicted]),
+        probability=float(probability[predicted]),
+        gradient=signals.get("gradient"),
+        guided=signals.get("guided"),
+        deconvnet=signals.get("deconvnet"),
+        why_not_gradient=reasons["gradient"],
+        why_not_guided=reasons["guided"],
+        why_not_deconvnet=reasons["deconvnet"],
     )
 
 

@@ -6,12 +6,13 @@ Panel (c) of figure 7 in Zeiler & Fergus (2014).
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convatlas.graph.tracing import trace
-from convatlas.models.load import load_model
+from convatlas.models.load import LoadedModel, load_model
 from convatlas.projection.engine import Projector
 from convatlas.projection.patches import crop, project_seeded
 from convatlas.store import Exhibit, Images, Occlusion, Patches, Recipe, Strongest, read, write
@@ -24,52 +25,60 @@ _GREY = 128
 
 def project_strongest(
     *,
-    exhibit: Path,
-    occlusion: Path,
+    exhibits: Sequence[Path],
+    occlusion: Sequence[Path],
     patches: Path,
     images: Path,
     card: Path,
     weights: Path,
-    output: Path,
-    recipe: Recipe,
+    outputs: Sequence[Path],
+    recipes: Sequence[Recipe],
     batch_size: int,
 ) -> None:
-    """Write the projections of a sweep's unit: of the exhibit first, then its top images."""
-    shown, swept, ranked = (
-        read(Exhibit, exhibit),
-        read(Occlusion, occlusion),
-        read(Patches, patches),
-    )
+    """Write the projections of each sweep's unit: of the exhibit first, then its top images.
+
+    The sweeps are of one layer.
+    """
+    ranked = read(Patches, patches)
+    model = load_model(card, weights)
+    projector = None
+    with Images(images) as data:
+        for exhibit, sweep, output, recipe in zip(
+            exhibits, occlusion, outputs, recipes, strict=True
+        ):
+            shown, swept = read(Exhibit, exhibit), read(Occlusion, sweep)
+            if projector is None:
+                graph = trace(model.module, (3, *data.size))
+                projector = Projector(graph, swept.layer, batch_size=batch_size)
+            write(output, _strongest(shown, swept, ranked, data, model, projector), recipe)
+
+
+def _strongest(
+    shown: Exhibit,
+    swept: Occlusion,
+    ranked: Patches,
+    data: Images,
+    model: LoadedModel,
+    projector: Projector,
+) -> Strongest:
     unit = swept.unit
     others = (ranked.image[unit] >= 0) & (ranked.image[unit] != shown.index)
     chosen = np.flatnonzero(others)[:_OTHERS]
     index = np.concatenate([[shown.index], ranked.image[unit, chosen]])
     location = np.concatenate([[swept.location], ranked.location[unit, chosen]])
     value = np.concatenate([[swept.value], ranked.value[unit, chosen]]).astype(np.float32)
-    model = load_model(card, weights)
-    with Images(images) as data:
-        graph = trace(model.module, (3, *data.size))
-        pixels = data.rows(index)
+    pixels = data.rows(index)
     boxes, projection = project_seeded(
-        model,
-        Projector(graph, swept.layer, batch_size=batch_size),
-        pixels,
-        np.full(len(index), unit),
-        location,
-        value,
+        model, projector, pixels, np.full(len(index), unit), location, value
     )
-    write(
-        output,
-        Strongest(
-            image=index,
-            value=value,
-            box=boxes,
-            patch=_cut(pixels, boxes),
-            projection=projection,
-            layer=swept.layer,
-            unit=unit,
-        ),
-        recipe,
+    return Strongest(
+        image=index,
+        value=value,
+        box=boxes,
+        patch=_cut(pixels, boxes),
+        projection=projection,
+        layer=swept.layer,
+        unit=unit,
     )
 
 

@@ -108,6 +108,12 @@ def made_by(script, *modules, **parameters):
 RESULTS = Path("results")
 
 
+@cache
+def records():
+    """Return Snakemake's own records of how files were made."""
+    return FilePersistence(nolock=True)
+
+
 def keep_records():
     """Keep Snakemake's records of how files were made in the results folder.
 
@@ -122,7 +128,6 @@ def distrust_unrecorded():
 
     It would take them for good, whatever has changed since they were made.
     """
-    records = FilePersistence(nolock=True)
     for path in RESULTS.rglob("*"):
         parts = path.relative_to(RESULTS).parts
         if parts[0] in ("logs", "benchmarks") or any(part.startswith(".") for part in parts):
@@ -131,10 +136,10 @@ def distrust_unrecorded():
             # The file, or a folder that is made as a whole. Marks first, because a job that
             # ends just now is recorded before its mark is taken away.
             keys = [str(place) for place in (path, *path.parents) if place.name]
-            if not records._filter_incomplete_keys(keys) and not any(
-                map(records._read_record, keys)
+            if not records()._filter_incomplete_keys(keys) and not any(
+                map(records()._read_record, keys)
             ):
-                records._mark_incomplete(keys[0], None)
+                records()._mark_incomplete(keys[0], None)
 
 
 or_stop(check_writable, Path.cwd())  # else Snakemake ends with a traceback
@@ -217,29 +222,69 @@ def exhibits_of(name):
     return range(wanted if isinstance(wanted, int) else len(wanted))
 
 
-def sweeps_of(name):
-    """Return the rules that sweep a study's exhibits, and which each takes in one job.
+def blocks_of(name, rule, made, each):
+    """Return a study's exhibits in blocks, each the work of one job of a rule.
 
-    With one a job that is one rule for any exhibit; else each block of exhibits has its own.
+    Those that were made in one block stay one, so that neither further exhibits nor another
+    number a job make them anew. The rest is cut into blocks of `each`.
+
+    `made` is the path of what is made of an exhibit.
     """
-    numbers, each = exhibits_of(name), STUDIES[name]["analyses"]["occlusion"]["exhibits_per_job"]
-    if each == 1:
-        return {"sweep_occlusion": ["{exhibit}"]}
-    blocks = [numbers[start : start + each] for start in range(0, len(numbers), each)]
-    return {f"sweep_occlusion_{x[0]}_to_{x[-1]}": list(x) for x in blocks}
+    numbers, blocks, rest = exhibits_of(name), [], []
+    named = re.compile(rf"{rule}(?:_(\d+)(?:_to_(\d+))?)?")
+
+    def cut():
+        blocks.extend(rest[start : start + each] for start in range(0, len(rest), each))
+        rest.clear()
+
+    after = 0  # the last known block
+    for number in numbers:
+        if number < after:
+            continue
+        path = made.format(study=name, exhibit=number).replace("<results>", str(RESULTS))
+        record = records()._read_record(path) if RESULTS.is_dir() else None
+        known = record and named.fullmatch(record.rule or "")
+        if known and int(known[1] or number) == number:
+            cut()
+            after = min(int(known[2] or number) + 1, len(numbers))
+            blocks.append(list(numbers[number:after]))
+        else:
+            rest.append(number)
+    cut()
+    return blocks
 
 
-def all_sweeps():
-    """Return the rules that sweep exhibits, the one for any exhibit first."""
-    found = {"sweep_occlusion": ["{exhibit}"]}
+def by_exhibits(rule, made, each=lambda name: CONFIG["exhibits_per_job"]):
+    """Return the rules that together do for all exhibits what `rule` does for any one.
+
+    By the name of each: the exhibits that a job of it takes, and the studies that it is for.
+    A study without a block of several needs the first only, which is for any one exhibit.
+    """
+    found = {rule: (["{exhibit}"], [])}
     for name in STUDIES:
-        found.update(sweeps_of(name))
+        blocks = blocks_of(name, rule, made, each(name))
+        if all(len(block) == 1 for block in blocks):
+            found[rule][1].append(name)
+            continue
+        for block in blocks:
+            several = f"_to_{block[-1]}" if len(block) > 1 else ""
+            found.setdefault(f"{rule}_{block[0]}{several}", (block, []))[1].append(name)
     return found
 
 
-def studies_swept_by(rule):
-    """Return the studies of which a rule sweeps exhibits."""
-    return [name for name in STUDIES if rule in sweeps_of(name)]
+def swept_per_job(name):
+    """Return how many of a study's exhibits a job sweeps."""
+    return STUDIES[name]["analyses"]["occlusion"]["exhibits_per_job"]
+
+
+def in_block(exhibits, wildcards):
+    """Return the numbers of the exhibits that a job takes."""
+    return [int(str(exhibit).format(**dict(wildcards))) for exhibit in exhibits]
+
+
+def of_each(exhibits, pattern):
+    """Return the file of each of a job's exhibits."""
+    return expand(pattern, exhibit=exhibits, allow_missing=True)
 
 
 def exhibit_index(name, number):
@@ -545,6 +590,29 @@ def snapshots_of(name):
 # ---------------------------------------------------------------- of the figures
 
 
-def other_formats(figure):
-    """Return the files that a figure is written to besides the PNG."""
-    return [figure.replace(".png", f".{kind}") for kind in CONFIG["figures"]["formats"][1:]]
+def other_formats(*figures):
+    """Return the files that figures are written to besides the PNG."""
+    kinds = CONFIG["figures"]["formats"][1:]
+    return [figure.replace(".png", f".{kind}") for figure in figures for kind in kinds]
+
+
+def numbers_of(figure):
+    """Return the file with the numbers of a figure."""
+    return figure.replace(".png", ".csv")
+
+
+in_report = report  # a line that begins with that name would be Snakemake's
+
+
+def pictures(exhibits, path, caption, category, **labels):
+    """Return the figure of each of a job's exhibits, as Snakemake's own report shows it."""
+    return [
+        in_report(
+            path.replace("{exhibit}", str(exhibit)),
+            caption=f"../report/{caption}.rst",
+            category=category,
+            subcategory="{study}",
+            labels={"exhibit": str(exhibit), **labels},
+        )
+        for exhibit in exhibits
+    ]

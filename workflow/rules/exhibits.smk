@@ -4,32 +4,45 @@ Needs: images; for the maps also model and layers.
 Makes: a file for each exhibit, its maps, and the list of all exhibits.
 """
 
+PICKED = "<results>/{study}/exhibits/{exhibit}.h5"
+MAPPED = "<results>/{study}/maps/{exhibit}.h5"
 
-rule pick_exhibit:
-    input:
-        images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
-    output:
-        exhibit="<results>/{study}/exhibits/{exhibit}.h5",
-    log:
-        "<logs>/{study}/pick_exhibit/{exhibit}.log",
-    benchmark:
-        "<benchmarks>/{study}/pick_exhibit/{exhibit}.jsonl"
-    conda:
-        "../../environment.yml"
-    params:
-        **made_by(
-            "pick_exhibit",
-            index=lambda wildcards: exhibit_index(wildcards.study, int(wildcards.exhibit)),
-            seed=lambda wildcards: seed_if(isinstance(STUDIES[wildcards.study]["exhibits"], int)),
-        ),
-    script:
-        "../scripts/pick_exhibit.py"
+for name, (exhibits, studies) in by_exhibits("pick_exhibit", PICKED).items():
+
+    rule:
+        name:
+            name
+        input:
+            images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
+        output:
+            exhibits=of_each(exhibits, PICKED),
+        log:
+            f"<logs>/{{study}}/pick_exhibit/{exhibits[0]}.log",
+        benchmark:
+            f"<benchmarks>/{{study}}/pick_exhibit/{exhibits[0]}.jsonl"
+        wildcard_constraints:
+            study=one_of(studies),
+        conda:
+            "../../environment.yml"
+        params:
+            **made_by(
+                "pick_exhibit",
+                indices=lambda wildcards, exhibits=exhibits: [
+                    exhibit_index(wildcards.study, number)
+                    for number in in_block(exhibits, wildcards)
+                ],
+                seed=lambda wildcards: seed_if(
+                    isinstance(STUDIES[wildcards.study]["exhibits"], int)
+                ),
+            ),
+        script:
+            "../scripts/pick_exhibit.py"
 
 
 rule list_exhibits:
     input:
         exhibits=lambda wildcards: expand(
-            rules.pick_exhibit.output.exhibit,
+            PICKED,
             study=wildcards.study,
             exhibit=exhibits_of(wildcards.study),
         ),
@@ -47,26 +60,34 @@ rule list_exhibits:
         "../scripts/list_exhibits.py"
 
 
-rule record_maps:
-    input:
-        exhibit=rules.pick_exhibit.output.exhibit,
-        card=lambda wildcards: model_file("card", wildcards.study),
-        weights=lambda wildcards: model_file("weights", wildcards.study),
-        layers=lambda wildcards: layers_file(wildcards.study),
-    output:
-        maps="<results>/{study}/maps/{exhibit}.h5",
-    log:
-        "<logs>/{study}/record_maps/{exhibit}.log",
-    benchmark:
-        "<benchmarks>/{study}/record_maps/{exhibit}.jsonl"
-    conda:
-        "../../environment.yml"
-    resources:
-        gpu=1,
-    params:
-        **made_by(
-            "record_maps",
-            architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
-        ),
-    script:
-        "../scripts/record_maps.py"
+for name, (exhibits, studies) in by_exhibits("record_maps", MAPPED).items():
+
+    rule:
+        name:
+            name
+        input:
+            exhibits=of_each(exhibits, PICKED),
+            card=lambda wildcards: model_file("card", wildcards.study),
+            weights=lambda wildcards: model_file("weights", wildcards.study),
+            layers=lambda wildcards: layers_file(wildcards.study),
+        output:
+            maps=of_each(exhibits, MAPPED),
+        log:
+            f"<logs>/{{study}}/record_maps/{exhibits[0]}.log",
+        benchmark:
+            f"<benchmarks>/{{study}}/record_maps/{exhibits[0]}.jsonl"
+        wildcard_constraints:
+            study=one_of(studies),
+        conda:
+            "../../environment.yml"
+        resources:
+            gpu=1,
+        params:
+            **made_by(
+                "record_maps",
+                architecture_content=lambda wildcards: architecture_content(
+                    model_of(wildcards.study)
+                ),
+            ),
+        script:
+            "../scripts/record_maps.py"

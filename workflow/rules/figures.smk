@@ -46,7 +46,7 @@ def artifacts_of(name):
         return expand(list(rule.output), study=name, **wildcards)
 
     exhibits = exhibits_of(name)
-    strongest = [file for exhibit in exhibits for file in strongest_of(name, exhibit)]
+    strongest = strongest_of(name, exhibits)
     ranked = [*chosen_layers(name), *([occluded_layer(name)] if strongest else [])]
     return [
         *images_of(name),
@@ -71,7 +71,8 @@ def artifacts_of(name):
         *strongest,
         *made(rules.record_saliency, exhibit=exhibits),
         *made(rules.measure_fields),
-        *(scored_scenes(name, ["trained", "untrained"]) if is_scored(name) else []),
+        *(scored_scenes(name, "trained") if is_scored(name) else []),
+        *(scored_scenes(name, "untrained") if is_scored(name) else []),
         *(made(rules.gather_scores) if is_scored(name) else []),
         *made(rules.measure_health, layer=chosen_layers(name)),
         *(made(rules.track_health) if name in TRACKED else []),
@@ -192,11 +193,10 @@ def embedding_figures(study):
     ]
 
 
-def strongest_of(study, exhibit):
+def strongest_of(study, exhibits):
     """Return the projections for panel (c): none where the deconvnet isn't defined."""
     undefined = why_not_projected(study, occluded_layer(study))
-    exhibits = [] if undefined else exhibit
-    return expand(rules.project_strongest.output.strongest, study=study, exhibit=exhibits)
+    return expand(STRONGEST, study=study, exhibit=[] if undefined else exhibits)
 
 
 def occlusion_figures(study):
@@ -213,9 +213,7 @@ def is_scored(study):
 def scored_scenes(study, network):
     """Return the scores of a study's scenes by a network, in shards."""
     shards = STUDIES[study]["analyses"]["occlusion"]["score"]["shards"]
-    return expand(
-        rules.score_scenes.output.scores, study=study, network=network, shard=range(shards)
-    )
+    return expand(rules.score_scenes.output[network], study=study, shard=range(shards))
 
 
 def occlusion_score_figures(study):

@@ -5,31 +5,41 @@ Makes: each exhibit's nearest images; for the pixels and for each chosen layer, 
 the nearest images on the class of every image; a figure of each, the votes over all layers.
 """
 
+NEAREST_FIGURE = "<results>/{study}/figures/neighbours/{exhibit}.png"
 
-rule find_nearest:
-    input:
-        exhibit=rules.pick_exhibit.output.exhibit,
-        activations=rules.gather_activations.output.activations,
-        shards=rules.gather_activations.input.shards,
-        layers=lambda wildcards: layers_file(wildcards.study),
-        images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
-    output:
-        nearest="<results>/{study}/nearest/{exhibit}.h5",
-    log:
-        "<logs>/{study}/find_nearest/{exhibit}.log",
-    benchmark:
-        "<benchmarks>/{study}/find_nearest/{exhibit}.jsonl"
-    conda:
-        "../../environment.yml"
-    params:
-        **made_by(
-            "find_nearest",
-            layers=lambda wildcards: compared_layers(wildcards.study),
-            summary=analysis("neighbours", "code"),
-            shown=analysis("neighbours", "shown"),
-        ),
-    script:
-        "../scripts/find_nearest.py"
+
+NEAREST = "<results>/{study}/nearest/{exhibit}.h5"
+
+for name, (exhibits, studies) in by_exhibits("find_nearest", NEAREST).items():
+
+    rule:
+        name:
+            name
+        input:
+            exhibits=of_each(exhibits, PICKED),
+            activations=rules.gather_activations.output.activations,
+            shards=rules.gather_activations.input.shards,
+            layers=lambda wildcards: layers_file(wildcards.study),
+            images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
+        output:
+            nearest=of_each(exhibits, NEAREST),
+        log:
+            f"<logs>/{{study}}/find_nearest/{exhibits[0]}.log",
+        benchmark:
+            f"<benchmarks>/{{study}}/find_nearest/{exhibits[0]}.jsonl"
+        wildcard_constraints:
+            study=one_of(studies),
+        conda:
+            "../../environment.yml"
+        params:
+            **made_by(
+                "find_nearest",
+                layers=lambda wildcards: compared_layers(wildcards.study),
+                summary=analysis("neighbours", "code"),
+                shown=analysis("neighbours", "shown"),
+            ),
+        script:
+            "../scripts/find_nearest.py"
 
 
 rule classify_neighbours:
@@ -57,35 +67,35 @@ rule classify_neighbours:
         "../scripts/classify_neighbours.py"
 
 
-rule plot_nearest:
-    input:
-        nearest=rules.find_nearest.output.nearest,
-        images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
-        classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
-    output:
-        figure=report(
-            "<results>/{study}/figures/neighbours/{exhibit}.png",
-            caption="../report/neighbours.rst",
-            category="Neighbours",
-            subcategory="{study}",
-            labels={"exhibit": "{exhibit}"},
-        ),
-        others=other_formats("<results>/{study}/figures/neighbours/{exhibit}.png"),
-        numbers="<results>/{study}/figures/neighbours/{exhibit}.csv",
-    log:
-        "<logs>/{study}/plot_nearest/{exhibit}.log",
-    benchmark:
-        "<benchmarks>/{study}/plot_nearest/{exhibit}.jsonl"
-    conda:
-        "../../environment.yml"
-    params:
-        **made_by(
-            "plot_nearest",
-            formats=CONFIG["figures"]["formats"],
-            dpi=CONFIG["figures"]["dpi"],
-        ),
-    script:
-        "../scripts/plot_nearest.py"
+for name, (exhibits, studies) in by_exhibits("plot_nearest", NEAREST_FIGURE).items():
+
+    rule:
+        name:
+            name
+        input:
+            nearest=of_each(exhibits, NEAREST),
+            images=lambda wildcards: shown_images(dataset_of(wildcards.study)),
+            classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
+        output:
+            figure=pictures(exhibits, NEAREST_FIGURE, "neighbours", "Neighbours"),
+            others=other_formats(*of_each(exhibits, NEAREST_FIGURE)),
+            numbers=of_each(exhibits, numbers_of(NEAREST_FIGURE)),
+        log:
+            f"<logs>/{{study}}/plot_nearest/{exhibits[0]}.log",
+        benchmark:
+            f"<benchmarks>/{{study}}/plot_nearest/{exhibits[0]}.jsonl"
+        wildcard_constraints:
+            study=one_of(studies),
+        conda:
+            "../../environment.yml"
+        params:
+            **made_by(
+                "plot_nearest",
+                formats=CONFIG["figures"]["formats"],
+                dpi=CONFIG["figures"]["dpi"],
+            ),
+        script:
+            "../scripts/plot_nearest.py"
 
 
 rule plot_accuracy:

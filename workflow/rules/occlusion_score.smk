@@ -13,13 +13,12 @@ rule score_scenes:
         card=lambda wildcards: model_file("card", wildcards.study),
         weights=lambda wildcards: model_file("weights", wildcards.study),
     output:
-        scores="<results>/{study}/occlusion_score/{network}/{shard}.csv",
+        trained="<results>/{study}/occlusion_score/trained/{shard}.csv",
+        untrained="<results>/{study}/occlusion_score/untrained/{shard}.csv",
     log:
-        "<logs>/{study}/score_scenes/{network}/{shard}.log",
+        "<logs>/{study}/score_scenes/{shard}.log",
     benchmark:
-        "<benchmarks>/{study}/score_scenes/{network}/{shard}.jsonl"
-    wildcard_constraints:
-        network="trained|untrained",
+        "<benchmarks>/{study}/score_scenes/{shard}.jsonl"
     conda:
         "../../environment.yml"
     resources:

@@ -38,7 +38,7 @@ rule measure_fields:
 
 rule plot_growth:
     input:
-        exhibit=rules.pick_exhibit.output.exhibit,
+        exhibit=PICKED,
         fields=rules.measure_fields.output.fields,
         layers=lambda wildcards: layers_file(wildcards.study),
     output:

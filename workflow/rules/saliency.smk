@@ -5,57 +5,67 @@ Makes: the data gradient, guided backpropagation and the deconvnet of the predic
 and a figure of them side by side.
 """
 
+SALIENCY = "<results>/{study}/saliency/{exhibit}.h5"
+SALIENCY_FIGURE = "<results>/{study}/figures/saliency/{exhibit}.png"
 
-rule record_saliency:
-    input:
-        exhibit=rules.pick_exhibit.output.exhibit,
-        card=lambda wildcards: model_file("card", wildcards.study),
-        weights=lambda wildcards: model_file("weights", wildcards.study),
-    output:
-        saliency="<results>/{study}/saliency/{exhibit}.h5",
-    log:
-        "<logs>/{study}/record_saliency/{exhibit}.log",
-    benchmark:
-        "<benchmarks>/{study}/record_saliency/{exhibit}.jsonl"
-    conda:
-        "../../environment.yml"
-    resources:
-        gpu=1,
-    params:
-        **made_by(
-            "record_saliency",
-            architecture_content=lambda wildcards: architecture_content(model_of(wildcards.study)),
-        ),
-    script:
-        "../scripts/record_saliency.py"
+for name, (exhibits, studies) in by_exhibits("record_saliency", SALIENCY).items():
+
+    rule:
+        name:
+            name
+        input:
+            exhibits=of_each(exhibits, PICKED),
+            card=lambda wildcards: model_file("card", wildcards.study),
+            weights=lambda wildcards: model_file("weights", wildcards.study),
+        output:
+            saliency=of_each(exhibits, SALIENCY),
+        log:
+            f"<logs>/{{study}}/record_saliency/{exhibits[0]}.log",
+        benchmark:
+            f"<benchmarks>/{{study}}/record_saliency/{exhibits[0]}.jsonl"
+        wildcard_constraints:
+            study=one_of(studies),
+        conda:
+            "../../environment.yml"
+        resources:
+            gpu=1,
+        params:
+            **made_by(
+                "record_saliency",
+                architecture_content=lambda wildcards: architecture_content(
+                    model_of(wildcards.study)
+                ),
+            ),
+        script:
+            "../scripts/record_saliency.py"
 
 
-rule plot_saliency:
-    input:
-        exhibit=rules.pick_exhibit.output.exhibit,
-        saliency=rules.record_saliency.output.saliency,
-        classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
-    output:
-        figure=report(
-            "<results>/{study}/figures/saliency/{exhibit}.png",
-            caption="../report/saliency.rst",
-            category="Saliency",
-            subcategory="{study}",
-            labels={"exhibit": "{exhibit}"},
-        ),
-        others=other_formats("<results>/{study}/figures/saliency/{exhibit}.png"),
-        numbers="<results>/{study}/figures/saliency/{exhibit}.csv",
-    log:
-        "<logs>/{study}/plot_saliency/{exhibit}.log",
-    benchmark:
-        "<benchmarks>/{study}/plot_saliency/{exhibit}.jsonl"
-    conda:
-        "../../environment.yml"
-    params:
-        **made_by(
-            "plot_saliency",
-            formats=CONFIG["figures"]["formats"],
-            dpi=CONFIG["figures"]["dpi"],
-        ),
-    script:
-        "../scripts/plot_saliency.py"
+for name, (exhibits, studies) in by_exhibits("plot_saliency", SALIENCY_FIGURE).items():
+
+    rule:
+        name:
+            name
+        input:
+            exhibits=of_each(exhibits, PICKED),
+            saliency=of_each(exhibits, SALIENCY),
+            classes=lambda wildcards: class_names(dataset_of(wildcards.study)),
+        output:
+            figure=pictures(exhibits, SALIENCY_FIGURE, "saliency", "Saliency"),
+            others=other_formats(*of_each(exhibits, SALIENCY_FIGURE)),
+            numbers=of_each(exhibits, numbers_of(SALIENCY_FIGURE)),
+        log:
+            f"<logs>/{{study}}/plot_saliency/{exhibits[0]}.log",
+        benchmark:
+            f"<benchmarks>/{{study}}/plot_saliency/{exhibits[0]}.jsonl"
+        wildcard_constraints:
+            study=one_of(studies),
+        conda:
+            "../../environment.yml"
+        params:
+            **made_by(
+                "plot_saliency",
+                formats=CONFIG["figures"]["formats"],
+                dpi=CONFIG["figures"]["dpi"],
+            ),
+        script:
+            "../scripts/plot_saliency.py"

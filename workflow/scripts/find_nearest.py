@@ -1,15 +1,15 @@
-"""Adapter: find the images nearest to one exhibit."""
+"""Adapter: find the images nearest to one exhibit or several."""
 
 from convatlas.job import Job
 from convatlas.nearest import find_nearest
 
 with Job.of(snakemake) as job:
     find_nearest(
-        exhibit=snakemake.input.exhibit,
+        exhibits=snakemake.input.exhibits,
         activations=snakemake.input.activations,
         images=snakemake.input.images,
-        output=snakemake.output.nearest,
-        recipe=job.recipe,
+        outputs=snakemake.output.nearest,
+        recipes=job.recipes(snakemake.input.exhibits, "exhibits"),
         layers=snakemake.params.layers,
         summary=snakemake.params.summary,
         shown=snakemake.params.shown,

@@ -1,14 +1,13 @@
-"""Adapter: pick one exhibit."""
+"""Adapter: pick one exhibit or several."""
 
-from convatlas.exhibits import pick_exhibit
+from convatlas.exhibits import pick_exhibits
 from convatlas.job import Job
 
 with Job.of(snakemake) as job:
-    pick_exhibit(
+    pick_exhibits(
         images=snakemake.input.images,
-        output=snakemake.output.exhibit,
-        recipe=job.recipe,
-        number=int(snakemake.wildcards.exhibit),
-        index=snakemake.params.index,
+        outputs=snakemake.output.exhibits,
+        recipes=job.recipes(snakemake.output.exhibits, "indices"),
+        indices=snakemake.params.indices,
         seed=snakemake.params.seed,
     )

@@ -1,4 +1,4 @@
-"""Adapter: draw one exhibit's maps: the strongest, all of them, the strongest over the image."""
+"""Adapter: draw each exhibit's maps: the strongest, all of them, the strongest over the image."""
 
 from convatlas.figures.maps import plot_maps
 from convatlas.figures.mosaic import plot_mosaic
@@ -8,21 +8,22 @@ from convatlas.job import Job
 inputs, outputs, params = snakemake.input, snakemake.output, snakemake.params
 
 with Job.of(snakemake) as job:
-    common = {
-        "exhibit": inputs.exhibit,
-        "maps": inputs.maps,
-        "layers": params.layers,
-        "formats": params.formats,
-        "dpi": params.dpi,
-        "about": job.about,
-    }
-    named = {"classes": inputs.classes}
-    plot_maps(output=outputs.figure, units=params.units, **named, **common)
-    plot_mosaic(output=outputs.mosaic, **common)
-    plot_overlay(
-        output=outputs.overlay,
-        layers_json=inputs.layers,
-        units=params.large,
-        **named,
-        **common,
-    )
+    for i, about in enumerate(job.abouts(inputs.exhibits, "exhibits", "maps")):
+        common = {
+            "exhibit": inputs.exhibits[i],
+            "maps": inputs.maps[i],
+            "layers": params.layers,
+            "formats": params.formats,
+            "dpi": params.dpi,
+            "about": about,
+        }
+        named = {"classes": inputs.classes}
+        plot_maps(output=outputs.figure[i], units=params.units, **named, **common)
+        plot_mosaic(output=outputs.mosaic[i], **common)
+        plot_overlay(
+            output=outputs.overlay[i],
+            layers_json=inputs.layers,
+            units=params.large,
+            **named,
+            **common,
+        )

@@ -1,15 +1,18 @@
-"""Adapter: draw what sends one exhibit's prediction back."""
+"""Adapter: draw what sends the prediction for one exhibit or several back."""
 
 from convatlas.figures.saliency import plot_saliency
 from convatlas.job import Job
 
+inputs, outputs, params = snakemake.input, snakemake.output, snakemake.params
+
 with Job.of(snakemake) as job:
-    plot_saliency(
-        exhibit=snakemake.input.exhibit,
-        saliency=snakemake.input.saliency,
-        classes=snakemake.input.classes,
-        output=snakemake.output.figure,
-        formats=snakemake.params.formats,
-        dpi=snakemake.params.dpi,
-        about=job.about,
-    )
+    for i, about in enumerate(job.abouts(inputs.exhibits, "exhibits", "saliency")):
+        plot_saliency(
+            exhibit=inputs.exhibits[i],
+            saliency=inputs.saliency[i],
+            classes=inputs.classes,
+            output=outputs.figure[i],
+            formats=params.formats,
+            dpi=params.dpi,
+            about=about,
+        )

@@ -1,17 +1,17 @@
-"""Adapter: project the strongest map of one sweep."""
+"""Adapter: project the strongest map of one sweep or several."""
 
 from convatlas.job import Job
 from convatlas.strongest import project_strongest
 
 with Job.of(snakemake) as job:
     project_strongest(
-        exhibit=snakemake.input.exhibit,
+        exhibits=snakemake.input.exhibits,
         occlusion=snakemake.input.occlusion,
         patches=snakemake.input.patches,
         images=snakemake.input.images,
         card=snakemake.input.card,
         weights=snakemake.input.weights,
-        output=snakemake.output.strongest,
-        recipe=job.recipe,
+        outputs=snakemake.output.strongest,
+        recipes=job.recipes(snakemake.input.exhibits, "exhibits", "occlusion"),
         batch_size=snakemake.params.batch_size,
     )

@@ -1,13 +1,13 @@
-"""Adapter: send one exhibit's prediction back to its pixels."""
+"""Adapter: send the prediction for one exhibit or several back to the pixels."""
 
 from convatlas.job import Job
 from convatlas.saliency import record_saliency
 
 with Job.of(snakemake) as job:
     record_saliency(
-        exhibit=snakemake.input.exhibit,
+        exhibits=snakemake.input.exhibits,
         card=snakemake.input.card,
         weights=snakemake.input.weights,
-        output=snakemake.output.saliency,
-        recipe=job.recipe,
+        outputs=snakemake.output.saliency,
+        recipes=job.recipes(snakemake.input.exhibits, "exhibits"),
     )

@@ -10,7 +10,7 @@ with Job.of(snakemake) as job:
         card=snakemake.input.card,
         weights=snakemake.input.weights,
         outputs=snakemake.output.occlusion,
-        recipe=job.recipe,
+        recipes=job.recipes(snakemake.input.exhibits, "exhibits"),
         size=snakemake.params.size,
         stride=snakemake.params.stride,
         fill=snakemake.params.fill,

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -467,7 +466,7 @@ def sweep_occlusion(
     card: AnyPath,
     weights: AnyPath,
     outputs: Sequence[AnyPath],
-    recipe: Recipe,
+    recipes: Sequence[Recipe],
     size: Extent,
     stride: Extent,
     fill: str | Sequence[float],
@@ -483,7 +482,7 @@ def sweep_occlusion(
         mean = data.mean
     model = load_model(card, weights)
     sweeper: Sweeper | None = None
-    for exhibit, output in zip(exhibits, outputs, strict=True):
+    for exhibit, output, recipe in zip(exhibits, outputs, recipes, strict=True):
         picked = read(Exhibit, exhibit)
         if sweeper is None:
             sides = picked.image.shape[:2]
@@ -492,7 +491,6 @@ def sweep_occlusion(
         image = model.prepare(picked.image[None])[0]
         log.info("%s: occluder of %s at stride %s, map of %s", picked.name, size, stride, layer)
         result = sweeper.sweep(image, size, stride, occluder(fill, image, model, mean))
-        about = {**recipe.subject, "exhibit": Path(output).stem}
         write(
             output,
             Occlusion(
@@ -511,7 +509,7 @@ def sweep_occlusion(
                 location=result.location,
                 label=picked.label,
             ),
-            replace(recipe, subject=about),
+            recipe,
         )
 
 
