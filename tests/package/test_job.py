@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_a_job_that_ends_well(tmp_path: Path) -> None:
     written = (tmp_path / "job.log").read_text()
     assert "INFO half way" in written
     assert "WARNING look" in written
-    assert "done in" in written
+    assert re.search(r"done in \d+\.\d\d s on 1 core, after \d+\.\d\d s of start-up$", written)
     assert log.handlers == handlers
     with pytest.raises(SystemExit), Job(log=tmp_path / "job.log"):
         raise ConfigError("x")
@@ -93,6 +94,7 @@ def test_a_rule_becomes_a_recipe(tmp_path: Path) -> None:
         output=[str(tmp_path / "figure.png")],
         wildcards=Named(study="demo"),
         rule="plot_grid",
+        threads=1,
     )
     job = Job.of(rule)
     assert job.recipe.code == "c0de"

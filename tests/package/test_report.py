@@ -14,6 +14,7 @@ from PIL import Image
 from convatlas.errors import StoreError
 from convatlas.files import write_csv, write_json, write_text
 from convatlas.report.site import Figure, build_report, render_caption
+from convatlas.startup import Startup
 from convatlas.store import Recipe
 
 CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
@@ -113,6 +114,20 @@ def study(tmp_path):
         "recipe": Recipe("c0de", {"occlusion": {"size": 16, "fill": SCRIPT}}, {"images": "d1"}),
         "notes": [f"No deconvnet: {SCRIPT}"],
     }
+
+
+def test_how_much_of_the_time_was_start_up(study):
+    """In a file of its own, so that the page itself is the same whenever it is made."""
+    build_report(**study)
+    assert "startup.html" not in study["output"].read_text()
+    build_report(**study, startup=Startup(108, 2345.6, 543.2))
+    page = study["output"].read_text()
+    build_report(**study, startup=Startup(108, 1.0, 0.0))
+    assert study["output"].read_text() == page
+    assert 'src="assets/startup.html"' in page
+    build_report(**study, startup=Startup(108, 2345.6, 543.2))
+    text = (study["output"].parent / "assets/startup.html").read_text()
+    assert "108 jobs took 2,346 core-seconds, 23% of them start-up" in text
 
 
 def test_every_link_leads_somewhere_and_none_to_the_network(study):

@@ -129,7 +129,8 @@ class Place:
 def digests(results: Path) -> dict[str, str]:
     """Return the SHA-256 of everything that a run has made, by its path in the results.
 
-    Logs and benchmarks aren't among it: they tell how long it took. Nor is what is hidden:
+    Logs and benchmarks aren't among it, nor a report's own word on start-up: they tell how
+    long it took. Nor is what is hidden:
     what is still being made, and Snakemake's own.
     """
     files = (path for path in sorted(results.rglob("*")) if path.is_file())
@@ -138,6 +139,7 @@ def digests(results: Path) -> dict[str, str]:
         str(name): hashlib.sha256(path.read_bytes()).hexdigest()
         for name, path in named.items()
         if name.parts[0] not in ("logs", "benchmarks")
+        and name.name != "startup.html"
         and not any(part.startswith(".") for part in name.parts)
     }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import pytest
 import yaml
-from running import REPOSITORY, Config, Place
+from running import REPOSITORY, Config, Outcome, Place
 
 RULES = sorted((REPOSITORY / "workflow/rules").glob("*.smk"))
 SCRIPTS = sorted((REPOSITORY / "workflow/scripts").glob("*.py"))
@@ -325,3 +325,29 @@ def test_on_a_cluster_every_job_says_how_much_it_needs(start: Place) -> None:
 def test_on_a_workstation_gpu_jobs_queue() -> None:
     profile = yaml.safe_load((PROFILES / "workstation/config.yaml").read_text())
     assert profile["resources"]["gpu"] == 1
+
+
+RUNNING = {  # a network
+    *("extract_activations", "measure_fields", "project_patches", "project_strongest"),
+    *("rank_directions", "record_maps", "record_saliency", "score_scenes", "sweep_occlusion"),
+    *("track_health", "train_model", "import_model", "describe_model"),
+    "cut_filters",  # of its weights
+}
+MAPPING = {"arrange_grid", "embed_codes", "find_neighbours", "measure_quality"}
+
+
+def test_jobs_load_only_what_they_need(made: tuple[Place, Outcome], observed: Path) -> None:
+    """These networks are not torchvision's; with it, and with torch._dynamo, start-up doubles."""
+    found: dict[str, set[str]] = {}
+    for record in map(json.loads, (path.read_text() for path in observed.glob("*.json"))):
+        found.setdefault(record["rule"], set()).update(record["slow"])
+    assert len(found) > 50
+    for rule, slow in found.items():
+        allowed = {"torch"} if rule in RUNNING else set()
+        if rule in ("train_model", "import_model"):
+            allowed |= {"torch._dynamo"}
+        if rule in MAPPING:
+            allowed |= {"openTSNE", "pandas", "scipy.stats", "sklearn"}
+        if rule.startswith("plot_"):
+            allowed |= {"matplotlib.axes"}
+        assert slow <= allowed, rule

@@ -20,6 +20,7 @@ import psutil
 
 from convatlas.errors import ConvatlasError, DamagedFile, StoreError
 from convatlas.files import DISK_FULL, abandon, claiming
+from convatlas.startup import sentence
 from convatlas.store import Recipe
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class Job:
     outputs : paths of the files and folders that the job makes.
     subject : what the job is about, e.g. the study and the layer.
     rule : name of the rule that the job is of; of several for one script, the script's.
+    cores : how many the job was given.
     """
 
     def __init__(
@@ -66,9 +68,11 @@ class Job:
         outputs: Iterable[str | os.PathLike[str]] = (),
         subject: Mapping[str, str] | None = None,
         rule: str = "",
+        cores: int = 1,
     ) -> None:
         self._log = Path(log)
         self._rule = rule
+        self._cores = cores
         self._subject = dict(subject or {})
         self._parameters = dict(parameters or {})
         self._inputs = dict(inputs or {})
@@ -88,6 +92,7 @@ class Job:
             outputs=list(rule.output),
             subject=dict(rule.wildcards.items()),
             rule=name,
+            cores=rule.threads,
         )
 
     @property
@@ -144,6 +149,7 @@ class Job:
         log.addHandler(self._file)
         log.addHandler(self._terminal)
         self._began = time.monotonic()
+        self._startup = max(time.time() - psutil.Process().create_time(), 0)
         try:
             _check_head()
             _watch_head()
@@ -164,7 +170,7 @@ class Job:
         try:
             error = self._end(error, traceback)
             if error is None:
-                log.info("done in %.1f s", time.monotonic() - self._began)
+                log.info("%s", sentence(time.monotonic() - self._began, self._startup, self._cores))
             elif (message := self._explain(error)) is not None:
                 log.error("%s", message)
                 if not isinstance(error, ConvatlasError):

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import time
 from functools import cache
 from pathlib import Path
 
@@ -42,6 +43,9 @@ from convatlas.layers import (
     stored_layers,
 )
 from convatlas.models import shaped_by_weights
+from convatlas.startup import read_startup
+
+STARTED = time.time()
 
 
 def or_stop(function, *arguments, place=""):
@@ -585,6 +589,15 @@ def snapshots_of(name):
     """Return the folder with the snapshots of a study's model; none if there are none."""
     model = [model_of(name)] if name in TRACKED else []
     return expand(rules.train_model.output.snapshots, model=model)
+
+
+# ----------------------------------------------------------------- after a run
+
+
+def tell_startup():
+    """Say how much of the run's jobs was start-up."""
+    if (found := read_startup([RESULTS / "logs"], since=STARTED)).jobs:
+        logger.info(f"convatlas: {found}.")
 
 
 # ---------------------------------------------------------------- of the figures

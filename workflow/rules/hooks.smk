@@ -1,7 +1,7 @@
-"""What happens before all jobs, and after a failure.
+"""What happens before all jobs, and after them.
 
 Needs: a results folder that can be written.
-Makes: nothing but Snakemake's records' place in it.
+Makes: Snakemake's records' place in it; how much of the jobs' time was start-up.
 """
 
 
@@ -11,7 +11,12 @@ onstart:
     keep_records()
 
 
+onsuccess:
+    tell_startup()
+
+
 onerror:
+    tell_startup()
     if any("SIGKILL" in Path(file).read_text() for file in log):
         logger.error(
             "convatlas: a job was killed from outside. If nobody did it, the memory was full: run "

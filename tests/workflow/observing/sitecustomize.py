@@ -10,13 +10,20 @@ import re
 import sys
 from pathlib import Path
 
+# What takes from a third of a second to two to import; torch._dynamo comes with sympy.
+_SLOW = (
+    *("torch", "torch._dynamo", "torchvision", "openTSNE"),
+    *("sklearn", "scipy.stats", "pandas", "matplotlib.axes", "matplotlib.pyplot"),
+)
+
 
 def _tell(folder: str) -> None:
     # Snakemake runs a copy of the script: tmpabc.rank_patches.py
     script = re.fullmatch(r"tmp\w+\.(\w+)\.py", Path(sys.argv[0]).name)
     if script:
         loaded = [name for name in sys.modules if name.partition(".")[0] == "convatlas"]
-        record = {"rule": script[1], "modules": sorted(loaded)}
+        slow = [name for name in _SLOW if name in sys.modules]
+        record = {"rule": script[1], "modules": sorted(loaded), "slow": slow}
         (Path(folder) / f"{script[1]}-{os.getpid()}.json").write_text(json.dumps(record))
 
 

@@ -29,6 +29,7 @@ from convatlas.files import read_csv, read_json, replacing, write_text
 from convatlas.layers import Layer, read_layers
 from convatlas.report import TEMPLATES
 from convatlas.report.worst import WorstUnits, worst_units
+from convatlas.startup import Startup
 from convatlas.store import Recipe
 
 # Kinds of figures, each the name of the folder that they lie in, and of their caption.
@@ -98,6 +99,7 @@ def build_report(
     classes: AnyPath,
     provenance: AnyPath,
     recipe: Recipe,
+    startup: Startup | None = None,
     notes: Sequence[str] = (),
 ) -> None:
     """Write `output`, the page, and the folder ``assets`` beside it in the place of any other.
@@ -110,14 +112,13 @@ def build_report(
         model.json and layers.json, the data set's manifest and class names, and the
         study's predictions.csv, exhibits.csv and provenance.json.
     recipe : the parameters and code that the page prints.
+    startup : what the study's jobs took. It is in a file of its own, as the one thing in a
+        report that isn't the same when all is made again.
     notes : what a reader must know, such as why a figure isn't there.
     """
     page = Path(output)
     names = read_classes(classes)
     entries = _copy_figures(figures, provenance, page.parent / "assets")
-    described = read_layers(layers)
-    made = read_json(provenance)
-    shown = _exhibits(exhibits, predictions, names)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -125,6 +126,12 @@ def build_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    if startup:
+        told = environment.get_template("startup.html.j2").render(startup=startup)
+        write_text(page.parent / "assets" / "startup.html", told)
+    described = read_layers(layers)
+    made = read_json(provenance)
+    shown = _exhibits(exhibits, predictions, names)
     text = environment.get_template("index.html.j2").render(
         study=study,
         dataset=dataset,
@@ -142,6 +149,7 @@ def build_report(
         digests=_digests(made),
         code=recipe.code,
         versions=_versions(made),
+        startup=startup is not None,
     )
     write_text(page, text)
 
