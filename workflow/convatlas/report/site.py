@@ -112,7 +112,7 @@ def build_report(
         model.json and layers.json, the data set's manifest and class names, and the
         study's predictions.csv, exhibits.csv and provenance.json.
     recipe : the parameters and code that the page prints.
-    startup : what the study's jobs took. It is in a file of its own, as the one thing in a
+    startup : what the jobs took. It is in a file of its own, as the one thing in a
         report that isn't the same when all is made again.
     notes : what a reader must know, such as why a figure isn't there.
     """
