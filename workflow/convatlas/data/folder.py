@@ -93,6 +93,11 @@ def list_classes(source: Mapping[str, Any]) -> list[str]:
     return [str(label) for label in range(largest + 1)]
 
 
+def count_images(source: Mapping[str, Any]) -> int:
+    """Return how many files there are to be read."""
+    return len(_list_entries(source))
+
+
 def source_digest(source: Mapping[str, Any]) -> str:
     """Return a digest of all on disk that decides the images, labels and attributes.
 
