@@ -41,6 +41,7 @@ include: "workflow/rules/firing.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/provenance.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/plan.smk"
 
 
 localrules:
@@ -48,6 +49,7 @@ localrules:
     figures,
     report,
     describe,
+    plan,
     filters,
     maps,
     patches,

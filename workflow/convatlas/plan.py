@@ -193,7 +193,10 @@ def _source(todo: Sequence[Planned], speed: Mapping[str, float]) -> str:
     others = "estimates, scaled by past runs here" if "" in speed else "estimates"
     if not known:
         return f"The times are {others}."
-    return f"The times of {len(known)} of {len(rules)} rules are those of past runs here; the others are {others}."
+    return (
+        f"The times of {len(known)} of {len(rules)} rules are those of past runs here; the others "
+        f"are {others}."
+    )
 
 
 def _row(rule: str, jobs: Sequence[Planned], seconds: Sequence[float]) -> tuple[str, ...]:

@@ -627,8 +627,8 @@ def _classify_neighbours(work: Work) -> tuple[float, float, float]:
     asked, voters = min(work.of("neighbours", "sample"), images), work.of("neighbours", "voters")
     pairs = images * asked
     seconds = pairs * (work.components * 6e-11 + 5e-8) + asked * 1e-4 + 0.5
-    memory = _searched(work, work.components, asked) + 80 * MB
-    return memory, seconds, asked * (32 + 16 * voters) + 20_000
+    memory = _searched(work, work.components, asked) + 100 * MB
+    return memory, seconds, asked * (25 + 11 * voters) + 20_000
 
 
 @_rule("find_neighbours", _SCIENCE)
@@ -773,7 +773,7 @@ def _plot_directions(work: Work) -> tuple[float, float, float]:
     csv = 35 * (2 * work.units + work.of("directions", "number"))
     layer = work.described
     held = 3 * 108 * (math.prod(layer.size) if layer else 0)
-    return _figure(work, _layer_png(work, 450_000, 2_400_000), csv, 0.9, 40, held)
+    return _figure(work, _layer_png(work, 450_000, 2_000_000), csv, 0.9, 40, held)
 
 
 @_rule("plot_firing", _PLOT)

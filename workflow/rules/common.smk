@@ -10,6 +10,8 @@ import os
 import re
 import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from snakemake.persistence.file import FilePersistence
 
 from convatlas.codes import PIXELS
 from convatlas.config import check_keys, load
+from convatlas.data.census import take_census
 from convatlas.data.prepare import (
     known_classes,
     size_is_read,
@@ -43,6 +46,7 @@ from convatlas.layers import (
     stored_layers,
 )
 from convatlas.models import shaped_by_weights
+from convatlas.sizing import Network, Work, need, stand_in, uses_gpu
 from convatlas.startup import read_startup
 
 STARTED = time.time()
@@ -589,6 +593,103 @@ def snapshots_of(name):
     """Return the folder with the snapshots of a study's model; none if there are none."""
     model = [model_of(name)] if name in TRACKED else []
     return expand(rules.train_model.output.snapshots, model=model)
+
+
+# ------------------------------------------------------------------ what jobs need
+
+
+def sized(script, exhibits=1):
+    """Return what jobs of a script ask Snakemake for, as functions of wildcards and attempt.
+
+    `exhibits` is how many of them a job takes.
+    """
+
+    def ask(key):
+        return lambda wildcards, attempt: need_of(script, wildcards, exhibits).asked(attempt)[key]
+
+    asked = {key: ask(key) for key in ("mem_mb", "runtime", "disk_mb")}
+    return asked | ({"gpu": 1} if uses_gpu(script) else {})
+
+
+def need_of(script, wildcards, exhibits=1):
+    """Return what a job needs, by the script that it runs and its wildcards."""
+    about = {key: wildcards.get(key) for key in ("study", "model", "dataset", "part", "layer")}
+    path = expand(rules.describe_model.output.layers, model=about_model(about))[0]
+    changed = Path(path).stat().st_mtime_ns if Path(path).is_file() else None
+    return need_by(script, exhibits, path, changed, *about.values())
+
+
+def about_model(about):
+    """Return the name of the model that a job is of, or of one that its data set is for."""
+    if about["study"] or about["model"]:
+        return about["model"] or model_of(about["study"])
+    found = [model_of(name) for name in STUDIES if about["dataset"] in datasets_of(name)]
+    return (found or [*MODELS])[0]
+
+
+@cache
+def need_by(script, exhibits, path, changed, study, model, dataset, part, layer):
+    """Return what a job needs; `path` is of the layers of its model, None in `changed` if not there.
+
+    It doesn't wait for the layers, as the rules' inputs do: Snakemake asks for it before they
+    are known. Then it is reckoned with a network of a usual size.
+    """
+    work = work_by(path, changed, study, model, dataset, part)
+    return need(script, replace(work, layer=layer or "", exhibits=exhibits))
+
+
+@cache
+def work_by(path, changed, study, model, dataset, part):
+    """Return what decides the size of the jobs of a study, a model or a part of a data set."""
+    model = model or about_model({"study": study, "model": model, "dataset": dataset})
+    study = study or next((x for x in STUDIES if model_of(x) == model), next(iter(STUDIES)))
+    train = MODELS[model]["train"]
+    shown = pictures_of_part(dataset or (dataset_of(study)), part or "images")
+    network = known_network(path, changed) if changed else None
+    network = network or stand_in(pictures_of_part(reference_dataset(model), "images"))
+    layers = network.layers
+    stored, chosen, filtered = [], [], []
+    with suppress(ConvatlasError):  # of a network that the config no longer fits; told elsewhere
+        described = stored_layers(layers, STUDIES[study]["extract"])
+        stored = [layer.name for layer in described]
+        chosen = select_layers(described, STUDIES[study]["layers"])
+        filtered = filter_layers(layers, chosen)
+    return Work(
+        config=CONFIG,
+        study=STUDIES[study],
+        model=MODELS[model],
+        shown=shown,
+        network=network,
+        trained=training_pictures(train["dataset"]) if train else None,
+        validated=(
+            pictures_of_part(train["validation"], "images")
+            if train and train["validation"]
+            else None
+        ),
+        stored=stored or [layer.name for layer in layers],
+        chosen=chosen or [layer.name for layer in layers if layer.stage_end],
+        compared=[PIXELS, *chosen],
+        filtered=filtered,
+    )
+
+
+@cache
+def known_network(path, changed):
+    """Return a network as its file of layers tells of it; None if that is damaged."""
+    with suppress(ConvatlasError):
+        return Network(tuple(read_layers(path)))
+
+
+@cache
+def pictures_of_part(name, part):
+    """Return how many images a part of a data set has, and their size."""
+    path = expand(rules.prepare_images.output.images, dataset=name, part=part)[0]
+    return or_stop(take_census, DATASETS[name], part, path, classes_of(name))
+
+
+def training_pictures(name):
+    """Return how many images a data set has to train on, and their size."""
+    return pictures_of_part(name, "images" if DATASETS[name]["source"] == "folder" else "train")
 
 
 # ----------------------------------------------------------------- after a run
