@@ -822,7 +822,7 @@ SCRIPT_ROWS = [
         *SHARED.get(path.stem, (path.stem,)),
     )
     for path in sorted((REPOSITORY / "workflow/scripts").glob("*.py"))
-    if path.stem != "describe"  # makes nothing
+    if path.stem not in ("describe", "plan")  # make nothing
 ]
 
 MODULES = sorted(

@@ -37,6 +37,7 @@ PLOTS = {  # of each analysis
 }
 
 SHARED = {"embed_otherwise": "embed_codes"}  # rules that run the script of another
+PRINTING = ("describe", "plan")  # and make nothing
 
 
 def working_rules() -> dict[str, str]:
@@ -70,8 +71,20 @@ def keywords(rule: str) -> list[str]:
 @pytest.mark.parametrize("rule", WORKING)
 def test_every_rule_has_a_log_and_a_benchmark(rule: str) -> None:
     # A benchmark file would count as what `describe` makes, and it would print only once.
-    expected = {"log", "script", "params"} | ({"benchmark"} if rule != "describe" else set())
+    expected = {"log", "script", "params"} | ({"benchmark"} if rule not in PRINTING else set())
     assert expected <= set(keywords(rule))
+
+
+@pytest.mark.parametrize("rule", WORKING)
+def test_every_rule_asks_for_what_it_needs(rule: str) -> None:
+    """By the size of its input, and of several exhibits if it takes them."""
+    asked = re.search(
+        r'resources:\s+\*\*sized\("(\w+)"(, exhibits=len\(exhibits\))?\),', WORKING[rule]
+    )
+    assert asked is not None
+    assert asked[1] == rule
+    assert bool(asked[2]) == ("exhibits=exhibits" in WORKING[rule] or "of_each(" in WORKING[rule])
+    assert rule in sized_rules()
 
 
 @pytest.mark.parametrize("rule", WORKING)
@@ -86,7 +99,7 @@ def test_every_rule_counts_the_code_of_its_own_script(rule: str) -> None:
 
 
 def test_rules_that_run_a_network_ask_for_a_gpu() -> None:
-    asking = {rule for rule, text in WORKING.items() if "gpu=1" in text}
+    asking = {rule for rule in WORKING if uses_gpu(rule)}
     assert asking == {
         "train_model",
         "extract_activations",
@@ -319,7 +332,8 @@ def test_on_a_cluster_every_job_says_how_much_it_needs(start: Place) -> None:
     blocks = [b for b in re.split(r"\n(?=\[)", outcome.text) if "    output: " in b]
     assert len(blocks) > 15
     for block in blocks:
-        assert re.search(r"resources: .*mem_mb=\d+.*runtime=\d+", block), block
+        for resource in ("mem_mb", "runtime", "disk_mb"):
+            assert re.search(rf"resources: .*\b{resource}=\d+", block), block
 
 
 def test_on_a_workstation_gpu_jobs_queue() -> None:

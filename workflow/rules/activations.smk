@@ -21,7 +21,7 @@ rule extract_activations:
     conda:
         "../../environment.yml"
     resources:
-        gpu=1,
+        **sized("extract_activations"),
     params:
         **made_by(
             "extract_activations",
@@ -49,6 +49,8 @@ rule gather_activations:
         "<benchmarks>/{study}/gather_activations.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("gather_activations"),
     params:
         **made_by("gather_activations"),
     script:
@@ -69,6 +71,8 @@ rule score_predictions:
         "<benchmarks>/{study}/score_predictions.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("score_predictions"),
     params:
         **made_by("score_predictions"),
     script:

@@ -16,6 +16,8 @@ rule prepare_images:
         "<benchmarks>/datasets/{dataset}/prepare_images/{part}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("prepare_images"),
     params:
         **made_by(
             "prepare_images",
@@ -36,6 +38,8 @@ rule list_classes:
         "<benchmarks>/datasets/{dataset}/list_classes.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("list_classes"),
     params:
         **made_by(
             "list_classes",

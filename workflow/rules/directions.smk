@@ -23,7 +23,7 @@ rule rank_directions:
     conda:
         "../../environment.yml"
     resources:
-        gpu=1,
+        **sized("rank_directions"),
     params:
         **made_by(
             "rank_directions",
@@ -59,6 +59,8 @@ rule plot_directions:
         "<benchmarks>/{study}/plot_directions/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_directions"),
     params:
         **made_by(
             "plot_directions",

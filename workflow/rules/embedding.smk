@@ -18,6 +18,8 @@ rule find_neighbours:
         "<benchmarks>/{study}/find_neighbours/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("find_neighbours"),
     params:
         **made_by(
             "find_neighbours",
@@ -40,6 +42,8 @@ rule embed_codes:
         "<benchmarks>/{study}/embed_codes/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("embed_codes"),
     params:
         **made_by(
             "embed_codes",
@@ -64,6 +68,8 @@ rule embed_otherwise:
         "<benchmarks>/{study}/embed_otherwise/{layer}/{perplexity}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("embed_otherwise"),
     params:
         **made_by(
             "embed_codes",
@@ -89,6 +95,8 @@ rule measure_quality:
         "<benchmarks>/{study}/measure_quality.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("measure_quality"),
     params:
         **made_by(
             "measure_quality",
@@ -109,6 +117,8 @@ rule arrange_grid:
         "<benchmarks>/{study}/arrange_grid/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("arrange_grid"),
     params:
         **made_by(
             "arrange_grid",
@@ -141,6 +151,8 @@ rule plot_scatter:
         "<benchmarks>/{study}/plot_scatter/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_scatter"),
     params:
         **made_by(
             "plot_scatter",
@@ -172,6 +184,8 @@ rule plot_grid:
         "<benchmarks>/{study}/plot_grid/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_grid"),
     params:
         **made_by(
             "plot_grid",
@@ -204,6 +218,8 @@ rule plot_views:
         "<benchmarks>/{study}/plot_views/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_views"),
     params:
         **made_by(
             "plot_views",
@@ -240,6 +256,8 @@ rule plot_perplexities:
         "<benchmarks>/{study}/plot_perplexities/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_perplexities"),
     params:
         **made_by(
             "plot_perplexities",
@@ -272,6 +290,8 @@ rule plot_quality:
         "<benchmarks>/{study}/plot_quality.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_quality"),
     params:
         **made_by(
             "plot_quality",

@@ -24,6 +24,8 @@ for name, (exhibits, studies) in by_exhibits("pick_exhibit", PICKED).items():
             study=one_of(studies),
         conda:
             "../../environment.yml"
+        resources:
+            **sized("pick_exhibit", exhibits=len(exhibits)),
         params:
             **made_by(
                 "pick_exhibit",
@@ -54,6 +56,8 @@ rule list_exhibits:
         "<benchmarks>/{study}/list_exhibits.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("list_exhibits"),
     params:
         **made_by("list_exhibits"),
     script:
@@ -81,7 +85,7 @@ for name, (exhibits, studies) in by_exhibits("record_maps", MAPPED).items():
         conda:
             "../../environment.yml"
         resources:
-            gpu=1,
+            **sized("record_maps", exhibits=len(exhibits)),
         params:
             **made_by(
                 "record_maps",

@@ -19,6 +19,8 @@ rule cut_filters:
         "<benchmarks>/{study}/cut_filters/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("cut_filters"),
     params:
         **made_by(
             "cut_filters",
@@ -47,6 +49,8 @@ rule plot_filters:
         "<benchmarks>/{study}/plot_filters/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_filters"),
     params:
         **made_by(
             "plot_filters",
@@ -76,6 +80,8 @@ rule plot_frequency:
         "<benchmarks>/{study}/plot_frequency/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_frequency"),
     params:
         **made_by(
             "plot_frequency",
@@ -105,6 +111,8 @@ rule plot_redundancy:
         "<benchmarks>/{study}/plot_redundancy/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_redundancy"),
     params:
         **made_by(
             "plot_redundancy",
@@ -136,6 +144,8 @@ rule plot_kernels:
         "<benchmarks>/{study}/plot_kernels/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_kernels"),
     params:
         **made_by(
             "plot_kernels",

@@ -21,6 +21,8 @@ rule sample_firing:
         "<benchmarks>/{study}/sample_firing/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("sample_firing"),
     params:
         **made_by(
             "sample_firing",
@@ -54,6 +56,8 @@ rule plot_firing:
         "<benchmarks>/{study}/plot_firing/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_firing"),
     params:
         **made_by(
             "plot_firing",

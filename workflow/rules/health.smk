@@ -19,6 +19,8 @@ rule measure_health:
         "<benchmarks>/{study}/measure_health/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("measure_health"),
     params:
         **made_by("measure_health"),
     script:
@@ -43,7 +45,7 @@ rule track_health:
     conda:
         "../../environment.yml"
     resources:
-        gpu=1,
+        **sized("track_health"),
     params:
         **made_by(
             "track_health",
@@ -82,6 +84,8 @@ rule plot_health:
         "<benchmarks>/{study}/plot_health.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_health"),
     params:
         **made_by(
             "plot_health",
@@ -113,6 +117,8 @@ rule plot_worst:
         "<benchmarks>/{study}/plot_worst/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_worst"),
     params:
         **made_by(
             "plot_worst",
@@ -142,6 +148,8 @@ rule plot_snapshots:
         "<benchmarks>/{study}/plot_snapshots.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_snapshots"),
     params:
         **made_by(
             "plot_snapshots",

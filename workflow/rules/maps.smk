@@ -37,6 +37,8 @@ for name, (exhibits, studies) in by_exhibits("plot_maps", MAPS).items():
             study=one_of(studies),
         conda:
             "../../environment.yml"
+        resources:
+            **sized("plot_maps", exhibits=len(exhibits)),
         params:
             **made_by(
                 "plot_maps",

@@ -26,7 +26,7 @@ rule train_model:
         "../../environment.yml"
     threads: 2  # it always uses two, so that its bytes don't depend on the cores at hand
     resources:
-        gpu=1,
+        **sized("train_model"),
     params:
         **made_by(
             "train_model",
@@ -58,6 +58,8 @@ rule import_model:
         model=one_of(IMPORTED),
     conda:
         "../../environment.yml"
+    resources:
+        **sized("import_model"),
     params:
         **made_by(
             "import_model",
@@ -82,6 +84,8 @@ checkpoint describe_model:
         "<benchmarks>/models/{model}/describe_model.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("describe_model"),
     params:
         **made_by(
             "describe_model",
@@ -105,6 +109,8 @@ rule describe:
         "<logs>/describe.log",
     conda:
         "../../environment.yml"
+    resources:
+        **sized("describe"),
     params:
         **made_by(
             "describe",

@@ -31,6 +31,8 @@ for name, (exhibits, studies) in by_exhibits("find_nearest", NEAREST).items():
             study=one_of(studies),
         conda:
             "../../environment.yml"
+        resources:
+            **sized("find_nearest", exhibits=len(exhibits)),
         params:
             **made_by(
                 "find_nearest",
@@ -55,6 +57,8 @@ rule classify_neighbours:
         "<benchmarks>/{study}/classify_neighbours/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("classify_neighbours"),
     params:
         **made_by(
             "classify_neighbours",
@@ -88,6 +92,8 @@ for name, (exhibits, studies) in by_exhibits("plot_nearest", NEAREST_FIGURE).ite
             study=one_of(studies),
         conda:
             "../../environment.yml"
+        resources:
+            **sized("plot_nearest", exhibits=len(exhibits)),
         params:
             **made_by(
                 "plot_nearest",
@@ -122,6 +128,8 @@ rule plot_accuracy:
         "<benchmarks>/{study}/plot_accuracy.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_accuracy"),
     params:
         **made_by(
             "plot_accuracy",

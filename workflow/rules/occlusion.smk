@@ -33,7 +33,7 @@ for name, (exhibits, studies) in by_exhibits("sweep_occlusion", SWEPT, swept_per
         conda:
             "../../environment.yml"
         resources:
-            gpu=1,
+            **sized("sweep_occlusion", exhibits=len(exhibits)),
         params:
             **made_by(
                 "sweep_occlusion",
@@ -77,7 +77,7 @@ for name, (exhibits, studies) in by_exhibits("project_strongest", STRONGEST).ite
         conda:
             "../../environment.yml"
         resources:
-            gpu=1,
+            **sized("project_strongest", exhibits=len(exhibits)),
         params:
             **made_by(
                 "project_strongest",
@@ -115,6 +115,8 @@ for name, (exhibits, studies) in by_exhibits("plot_occlusion", OCCLUSION_FIGURE)
             study=one_of(studies),
         conda:
             "../../environment.yml"
+        resources:
+            **sized("plot_occlusion", exhibits=len(exhibits)),
         params:
             **made_by(
                 "plot_occlusion",

@@ -22,7 +22,7 @@ rule score_scenes:
     conda:
         "../../environment.yml"
     resources:
-        gpu=1,
+        **sized("score_scenes"),
     params:
         **made_by(
             "score_scenes",
@@ -50,6 +50,8 @@ rule gather_scores:
         "<benchmarks>/{study}/gather_scores.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("gather_scores"),
     params:
         **made_by("gather_scores"),
     script:
@@ -77,6 +79,8 @@ rule plot_occlusion_score:
         "<benchmarks>/{study}/plot_occlusion_score.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_occlusion_score"),
     params:
         **made_by(
             "plot_occlusion_score",

@@ -19,6 +19,8 @@ rule rank_patches:
         "<benchmarks>/{study}/rank_patches/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("rank_patches"),
     params:
         **made_by(
             "rank_patches",
@@ -50,6 +52,8 @@ rule plot_patches:
         "<benchmarks>/{study}/plot_patches/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_patches"),
     params:
         **made_by(
             "plot_patches",

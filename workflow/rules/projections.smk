@@ -22,7 +22,7 @@ rule project_patches:
     conda:
         "../../environment.yml"
     resources:
-        gpu=1,
+        **sized("project_patches"),
     params:
         **made_by(
             "project_patches",
@@ -55,6 +55,8 @@ rule plot_projections:
         "<benchmarks>/{study}/plot_projections/{layer}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_projections"),
     params:
         **made_by(
             "plot_projections",

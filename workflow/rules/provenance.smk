@@ -17,6 +17,8 @@ rule record_provenance:
         "<benchmarks>/{study}/record_provenance.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("record_provenance"),
     params:
         **made_by(
             "record_provenance",

@@ -21,7 +21,7 @@ rule measure_fields:
     conda:
         "../../environment.yml"
     resources:
-        gpu=1,
+        **sized("measure_fields"),
     params:
         **made_by(
             "measure_fields",
@@ -57,6 +57,8 @@ rule plot_growth:
         "<benchmarks>/{study}/plot_growth/{exhibit}.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_growth"),
     params:
         **made_by(
             "plot_growth",

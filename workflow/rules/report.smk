@@ -32,6 +32,8 @@ rule build_report:
         "<benchmarks>/{study}/build_report.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("build_report"),
     params:
         **made_by(
             "build_report",

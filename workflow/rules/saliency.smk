@@ -28,7 +28,7 @@ for name, (exhibits, studies) in by_exhibits("record_saliency", SALIENCY).items(
         conda:
             "../../environment.yml"
         resources:
-            gpu=1,
+            **sized("record_saliency", exhibits=len(exhibits)),
         params:
             **made_by(
                 "record_saliency",
@@ -61,6 +61,8 @@ for name, (exhibits, studies) in by_exhibits("plot_saliency", SALIENCY_FIGURE).i
             study=one_of(studies),
         conda:
             "../../environment.yml"
+        resources:
+            **sized("plot_saliency", exhibits=len(exhibits)),
         params:
             **made_by(
                 "plot_saliency",

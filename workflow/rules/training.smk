@@ -26,6 +26,8 @@ rule plot_training:
         "<benchmarks>/{study}/plot_training.jsonl"
     conda:
         "../../environment.yml"
+    resources:
+        **sized("plot_training"),
     params:
         **made_by(
             "plot_training",
