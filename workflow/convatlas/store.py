@@ -766,9 +766,9 @@ class Images:
         """Return the label of every image, (N,) int, -1 where there is none."""
         return np.asarray(self._file["label"][()])
 
-    def names(self) -> list[str]:
-        """Return the name of every image."""
-        return [str(name) for name in self._file["name"].asstr()[()]]
+    def names(self, start: int = 0, stop: int | None = None) -> list[str]:
+        """Return the names of images `start` to `stop`, of all if left out."""
+        return [str(name) for name in self._file["name"].asstr()[start:stop]]
 
     def name(self, index: int) -> str:
         """Return the name of one image."""
