@@ -802,6 +802,7 @@ class ActivationWriter:
         "mean": ("f4", ()),
     }
     AXES = ("index", "unit", "yx")
+    _HELD = 1 << 25  # bytes that wait to be written
 
     def __init__(
         self,
@@ -816,6 +817,15 @@ class ActivationWriter:
         self._units = dict(units)
         self._start, self._stop = start, stop
         self._output = output
+        row = sum(
+            count * np.dtype(dtype).itemsize * int(np.prod(tail))
+            for count in self._units.values()
+            for dtype, tail in self.SUMMARIES.values()
+        )
+        self._most = max(1, self._HELD // max(1, row))
+        self._held: dict[str, list[Mapping[str, Array]]] = {layer: [] for layer in units}
+        self._first = dict.fromkeys(units, start)  # image of those held
+        self._next = dict.fromkeys(units, start)
 
     def __enter__(self) -> ActivationWriter:
         self._file = self._creating.__enter__()
@@ -830,14 +840,42 @@ class ActivationWriter:
                 _attach(group, group[name], self.AXES[: group[name].ndim])
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._creating.__exit__(*error)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            try:
+                for layer in self._units:
+                    self._flush(layer)
+            except BaseException as failure:
+                self._creating.__exit__(type(failure), failure, failure.__traceback__)
+                raise
+        self._creating.__exit__(kind, error, traceback)
 
     def write(self, layer: str, start: int, summaries: Mapping[str, Array]) -> None:
-        """Write the summaries of one layer for the images from `start` on."""
-        for name, value in summaries.items():
-            first = start - self._start
-            self._file[layer][name][first : first + len(value)] = value
+        """Write the summaries of one layer for the images from `start` on.
+
+        They are held back until there are enough of them to be worth a write.
+        """
+        if start != self._next[layer]:
+            self._flush(layer)
+            self._first[layer] = start
+        self._held[layer].append(summaries)
+        self._next[layer] = start + len(summaries["max"])
+        if self._next[layer] - self._first[layer] >= self._most:
+            self._flush(layer)
+
+    def _flush(self, layer: str) -> None:
+        held = self._held[layer]
+        first, stop = (of[layer] - self._start for of in (self._first, self._next))
+        for name in held[0] if held else ():
+            parts = [summaries[name] for summaries in held]
+            self._file[layer][name][first:stop] = np.concatenate(parts)
+        held.clear()
+        self._first[layer] = self._next[layer]
 
 
 def gather_activations(
