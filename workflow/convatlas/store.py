@@ -620,6 +620,7 @@ class ImageWriter:
     """
 
     _BLOCK = 256
+    _CHUNK = 1 << 14  # bytes
 
     def __init__(self, path: str | os.PathLike[str], recipe: Recipe, size: tuple[int, int]) -> None:
         self._creating = creating(path, recipe)
@@ -674,7 +675,9 @@ class ImageWriter:
                 block = block.astype(np.int64)
             if key not in self._file:
                 dtype = h5py.string_dtype() if block.dtype == object else block.dtype
-                rows = 1 if key in ("image", "mask") else 1024
+                rows = 1024
+                if key in ("image", "mask"):  # one a chunk, unless they are small
+                    rows = max(1, self._CHUNK // block[0].nbytes)
                 self._file.create_dataset(
                     key,
                     shape=(0, *block.shape[1:]),
@@ -958,7 +961,7 @@ class Activations:
         return int(images), int(units)
 
     def blocks(
-        self, layer: str, names: Sequence[str], byte_limit: int = 1 << 26
+        self, layer: str, names: Sequence[str], byte_limit: int = 1 << 24
     ) -> Iterator[tuple[int, dict[str, Array]]]:
         """Go through a layer in blocks of rows of at most about `byte_limit` bytes.
 
