@@ -327,7 +327,8 @@ class Row:
 
     step: str
     rows: int
-    seconds: float
+    seconds: float  # on the wall
+    processor: float  # seconds
     bytes: int  # of the store that it goes through
     base: int  # largest resident memory after the imports, in bytes
     peak: int  # and at the end
@@ -338,6 +339,7 @@ class Row:
             STEPS[self.step].what,
             f"{self.rows:,}",
             f"{self.seconds:.2f}",
+            f"{self.processor:.2f}",
             f"{self.rows / self.seconds:,.0f}",
             f"{self.bytes / self.seconds / 1e6:.0f}" if self.bytes else "",
             f"{(self.peak - self.base) / 1e6:.0f}",
@@ -348,19 +350,19 @@ HEADINGS = [
     ("what", 26),
     ("images", 10),
     ("s", 8),
+    ("processor", 9),
     ("images/s", 10),
     ("MB/s", 6),
     ("memory MB", 9),
 ]
 LEGEND = """\
-s: wall time, all layers one after the other, imports left out
+s: wall time, all layers one after the other, imports left out; processor: its time, likewise
 MB/s: of the activations that it reads or writes; from the disk or the system's cache
 memory: largest resident memory of the process as the system saw it, above that after imports"""
 
 
 def measure(name: str, store: Store) -> Row:
     """Run a step in a process of its own."""
-    # What belongs to all images is fixed by one thread; how many don't change the memory.
     command = [sys.executable, str(Path(__file__).resolve()), "--child", name, *_as_options(store)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -368,18 +370,18 @@ def measure(name: str, store: Store) -> Row:
         assert process.stdin
         assert process.stdout
         _expect(process, "ready")
-        base = _peak(process.pid)
+        base, before = _peak(process.pid), _processor_time(process.pid)
         start = perf_counter()
         print(file=process.stdin, flush=True)
         _expect(process, "done")
         seconds = perf_counter() - start
-        peak = _peak(process.pid)
+        peak, after = _peak(process.pid), _processor_time(process.pid)
         print(file=process.stdin, flush=True)
     step = STEPS[name]
     count = store.rows * (step.all_layers * sum(store.units) + step.scores * store.units[-1])
-    if step.all_layers > 4:  # nothing is kept of where a vector's largest value is
-        count -= 4 * store.rows * store.units[-1] * (step.all_layers >= 8)
-    return Row(name, store.rows, seconds, count, base, peak)
+    if step.all_layers > 4:  # of a vector no places are kept
+        count -= store.rows * 4 * store.units[-1]
+    return Row(name, store.rows, seconds, after - before, count, base, peak)
 
 
 def _expect(process: subprocess.Popen[str], word: str) -> None:
@@ -394,6 +396,13 @@ def _peak(pid: int) -> int:
         if entry.startswith("VmHWM:"):
             return 1024 * int(entry.split()[1])
     raise SystemExit("/proc doesn't tell a process's memory here")
+
+
+def _processor_time(pid: int) -> float:
+    """Return the processor's seconds that a process has had, the system's for it included."""
+    # What follows the command's name, which may have blanks and brackets in it.
+    told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _as_options(store: Store) -> list[str]:
@@ -427,7 +436,7 @@ def draw(rows: Sequence[Row], output: Path) -> None:
                 "time (s)": lambda row: row.seconds,
             }.items()
         ):
-            axes = style.panel(figure, 0.5 + 2.55 * place, style.HEADING + 0.1, 2.0, 2.1)
+            axes = style.panel(figure, 0.55 + 2.6 * place, style.HEADING + 0.1, 1.85, 2.1)
             axes.set_xscale("log")
             axes.set_yscale("log")
             for i, name in enumerate(shown):
@@ -440,13 +449,16 @@ def draw(rows: Sequence[Row], output: Path) -> None:
                 if place == 1:
                     top = style.HEADING + 0.2 + 0.26 * i
                     drawn = axes.get_lines()[-1]
-                    _key(paper, drawn.get_color(), marker, top)
+                    _key(paper, drawn.get_color(), marker, top - 0.03)
                     told = STEPS[name].what
                     if len(of) > 1:
                         told += f", slope {slope(of):.2f}"
                     style.write(paper, 5.42, top, told, size=style.SMALL)
             if place == 0:
-                axes.set_ylim(10, 10_000)
+                axes.set_ylim(10, 2000)
+            for axis in (axes.xaxis, axes.yaxis):  # the house's letters have no formulas
+                axis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}")
+                axis.set_minor_formatter(lambda x, _: "")
             axes.set_xlabel("images")
             axes.set_ylabel(what)
 

@@ -215,6 +215,7 @@ def test_images(tmp_path: Path) -> None:
         np.testing.assert_allclose(images.std, pixels.std((0, 1, 2)))
         assert images.labels().tolist() == [i % 4 - 1 for i in range(count)]
         assert images.names()[599] == images.name(599) == "599.png"
+        assert images.names(255, 258) == ["255.png", "256.png", "257.png"]
         np.testing.assert_array_equal(images.mask(3), pixels[3, ..., 0] > 99)
         attributes = images.attributes()
         assert attributes["kind"][4] == "k1"
