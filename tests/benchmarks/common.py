@@ -1,4 +1,4 @@
-"""What the benchmarks share: networks, images, clocks, the machine, and tables."""
+"""What the benchmarks of networks share: networks, images, clocks, and the machine."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import argparse
 import math
 import os
 import platform
-import statistics
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, TypeVar
 
 import captum
 import torch
 import torchvision
+from tables import processor
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -93,34 +92,14 @@ def timed(run: Callable[[], T], device: torch.device) -> tuple[float, T]:
     return wait(device) - start, found
 
 
-# -- tables
-
-
-def spread(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})"
-
-
-def line(cells: Sequence[str], headings: Sequence[tuple[str, int]]) -> str:
-    """Return a line of a table, whose headings tell the widths of its columns."""
-    padded = [
-        cell.rjust(width) if column else cell.ljust(width)
-        for column, (cell, (_, width)) in enumerate(zip(cells, headings, strict=True))
-    ]
-    return "  ".join(padded)
-
-
 # -- the machine
-
-
-def numbers(numbers: Sequence[int]) -> str:
-    return " ".join(map(str, numbers))
 
 
 def environment(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the times depend on."""
     cuda = options.device == "cuda"
     return {
-        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "device": torch.cuda.get_device_name() if cuda else processor(),
         "threads": torch.get_num_threads(),
         "load before": round(os.getloadavg()[0], 2),
         "torch": torch.__version__,
@@ -129,13 +108,3 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
         "repeats": options.repeats,
         "seed": options.seed,
     }
-
-
-def _processor() -> str:
-    """Return the processor's name, as well as the system knows it."""
-    listed = Path("/proc/cpuinfo")
-    if listed.exists():
-        for entry in listed.read_text(encoding="utf-8").splitlines():
-            if entry.startswith("model name"):
-                return entry.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 from captum.attr import Occlusion
-from common import NETWORKS, SIDE, build, environment, images, line, numbers, spread, timed, wait
+from common import NETWORKS, SIDE, build, environment, images, timed, wait
+from tables import line, numbers, spread
 from torch import Tensor, nn
 
 from convatlas.graph.tracing import Graph, trace

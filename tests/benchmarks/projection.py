@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 from captum.attr import NeuronDeconvolution
-from common import NETWORKS, SIDE, build, environment, images, line, numbers, spread, timed
+from common import NETWORKS, SIDE, build, environment, images, timed
 from numpy.typing import NDArray
+from tables import line, numbers, spread
 from torch import Tensor, nn
 
 from convatlas.activations import run_layers

@@ -6,22 +6,29 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import h5py
+import networks
 import numpy as np
 import pytest
 import torch
 from networks import CLASSES
 from studies import Study, write_noise
+from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from convatlas import activations
 from convatlas.activations import (
     extract_activations,
     record_maps,
     run_layers,
     shard_bounds,
     summarise,
+    summarise_layers,
 )
 from convatlas.errors import LayerError, ModelError
 from convatlas.exhibits import pick_exhibits
+from convatlas.graph.describe import layer_nodes
 from convatlas.graph.tracing import trace
 from convatlas.layers import read_layers
 from convatlas.models.load import load_model
@@ -114,6 +121,105 @@ def test_the_first_of_equals_is_the_place() -> None:
     found = summarise("x", value)
     assert found["argmax"].tolist() == [[[0, 0], [1, 3]]]
     assert found["max"].tolist() == [[0, 5]]
+
+
+class Joining(nn.Module):
+    """Concatenations and rectifiers whose summaries may follow from others', and may not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 4, 3, padding=1)
+        self.two = nn.Conv2d(3, 5, 1)
+        self.three = nn.Conv2d(9, 4, 1)
+        self.four = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.one(x), self.two(x)
+        first = torch.cat([functional.relu(left), right], 1)  # the rectifier isn't next
+        other = self.three(functional.relu(first, inplace=True))  # changes what was joined
+        bent = functional.relu(other)
+        again = torch.cat([first, other, bent], dim=-3)
+        same = torch.cat([bent, bent], 1)
+        long = torch.cat([bent, other], 2)
+        late = self.four(long)
+        view = late[:, :2]
+        joined = torch.cat([late, functional.relu(late, inplace=True)], 1)
+        return torch.cat([x.mean((2, 3)) for x in (again, same, joined, view)], 1)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("cache", [1, 1 << 13, 1 << 24])
+@pytest.mark.parametrize("build", [networks.inplace, networks.branching, Joining])
+def test_summaries_are_those_of_each_layer_by_itself(
+    build: Callable[[], nn.Module],
+    cache: int,
+    layout: torch.memory_format,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(activations, "_CACHE", cache)
+    graph = trace(networks.seeded(build()), (3, 12, 9))
+    batch = torch.randn(7, 3, 12, 9, generator=torch.Generator().manual_seed(0))
+    batch = batch.round(decimals=1).contiguous(memory_format=layout)
+    names = set(layer_nodes(graph))
+    found = summarise_layers(graph, names, batch.clone())
+    assert set(found) == names
+    for name, value in run_layers(graph, names, batch.clone()):
+        maps = value.numpy().reshape(*value.shape[:2], -1)
+        np.testing.assert_allclose(found[name]["max"], maps.max(2), atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found[name]["mean"], maps.mean(2), atol=1e-5, err_msg=name)
+        expected = summarise(name, value)
+        if cache == 1 << 24:  # the same batch: the same bits
+            for key in ("max", "argmax"):
+                np.testing.assert_array_equal(found[name][key], expected[key], err_msg=name)
+
+
+def test_what_follows_from_other_layers() -> None:
+    def derived(build: Callable[[], nn.Module]) -> set[str]:
+        graph = trace(networks.seeded(build()), (3, 12, 9))
+        nodes = frozenset(layer_nodes(graph).values())
+        return {graph.names[node] for node in activations._derived(graph, nodes)}
+
+    assert derived(networks.inplace) == {"relu", "relu_1", "relu_"}
+    assert derived(Joining) == {"relu_1", "relu_2"}
+    assert "cat" in derived(networks.branching)
+
+
+@pytest.mark.parametrize("cache", [1, 1 << 24])
+def test_no_part_of_a_batch_is_a_single_image(cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "_CACHE", cache)
+    graph = trace(networks.inplace(), (3, 12, 9))
+    for count in range(2, 9):
+        parts = activations._cut(graph, torch.arange(count)[:, None])
+        assert torch.equal(torch.cat(list(parts))[:, 0], torch.arange(count))
+        assert min(map(len, parts)) > 1
+
+
+def test_networks_that_cant_do_with_channels_last_are_run_as_they_are() -> None:
+    class Closed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(-1, 8 * 10 * 7) if x.sum() < 1e9 else x  # can't be traced
+
+    def flattening() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3), Closed(), nn.Linear(8 * 10 * 7, CLASSES))
+
+    batch = torch.randn(2, 3, 12, 9)
+    for build, layout in (
+        (flattening, torch.contiguous_format),
+        (networks.branching, torch.channels_last),
+    ):
+        graph = trace(networks.seeded(build()), (3, 12, 9))
+        before = batch.clone()
+        assert activations.choose_layout(graph, batch) == layout
+        assert torch.equal(batch, before)
+        weights = [p for p in graph.module.parameters() if p.ndim == 4]
+        assert all(weight.is_contiguous(memory_format=layout) for weight in weights)
+
+
+def test_places_in_vectors_take_no_room(make_study: Callable[..., Study]) -> None:
+    path = store_activations(make_study("inplace"), 1)
+    with h5py.File(path.with_name("activations.h5.1") / "0.h5") as shard:
+        sizes = {name: shard[name]["argmax"].id.get_storage_size() for name in shard}
+    assert sizes["fc"] == sizes["mean"] == 0 < sizes["conv1"]
 
 
 def test_activations_that_arent_finite_are_an_error(make_study: Callable[..., Study]) -> None:

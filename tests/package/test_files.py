@@ -20,7 +20,9 @@ from convatlas.files import (
     make_folder,
     read_csv,
     read_json,
+    read_rows,
     replacing,
+    write_csv,
     write_text,
 )
 
@@ -174,6 +176,17 @@ def test_half_a_table(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(DamagedFile, match="is not a whole table"):
         read_csv(path)
+    with pytest.raises(DamagedFile, match="is not a whole table"):
+        list(read_rows(path))
+
+
+def test_a_table_by_columns_and_by_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    write_csv(path, {"a": [1, 2], "b": ["x", 'y, "z"'], "c": [0.5, ""]})
+    assert read_csv(path, only=["c", "a"]) == {"c": ["0.5", ""], "a": ["1", "2"]}
+    assert list(read_rows(path))[1] == {"a": "2", "b": 'y, "z"', "c": ""}
+    with pytest.raises(DamagedFile, match="lacks the columns d"):
+        read_csv(path, only=["d", "a"])
 
 
 def test_half_a_json_file(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from studies import Study
 
 from convatlas.layers import find_layer, read_layers
 from convatlas.patches import TopK, rank_patches, share_outside
-from convatlas.store import Patches, Recipe, read
+from convatlas.store import ActivationWriter, Patches, Recipe, read
 
 # Few distinct values, so that ties are the rule.
 VALUES = st.sampled_from([-3.0, -1.5, -1.0, 0.0, 0.5, 2.0])
@@ -57,6 +59,71 @@ def test_any_blocks_give_what_a_full_sort_gives(
     assert (top.location[~there] == -1).all()
     alike = (value == value[0]).all(0) & (len(value) > 1)
     np.testing.assert_array_equal(top.dead, alike)
+
+
+def full_sort(value: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the top k of every unit by a stable sort of all; what isn't a number never wins."""
+    found = np.where(np.isnan(value), -np.inf, value)
+    order = np.argsort(-found, axis=0, kind="stable")[:k].T
+    values = np.take_along_axis(found.T, order, 1)
+    return values, np.where(values > -np.inf, order, -1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["rectified", "ascending", "steps", "constant", "gaps"])
+@pytest.mark.parametrize("k", [1, 9, 100])
+def test_many_rows_give_what_a_full_sort_gives(k: int, kind: str, dtype: type) -> None:
+    generator = np.random.default_rng(k)
+    value = np.maximum(generator.normal(size=(2000, 7)).round(1) - 1, 0).astype(dtype)
+    if kind == "ascending":  # every row is among the best when it comes
+        value = np.cumsum(value + 1, 0).astype(dtype)
+    elif kind == "steps":  # and many at once
+        value = np.repeat(np.arange(20), 100)[:, None] + np.zeros((1, 7), dtype)
+    elif kind == "constant":
+        value[:, ::2] = -1
+    elif kind == "gaps":
+        value[generator.random(value.shape) < 0.3] = np.nan
+        value[generator.random(value.shape) < 0.3] = -np.inf
+    place = generator.integers(0, 99, (*value.shape, 2)).astype(np.int16)
+    values, images = full_sort(value, k)
+    for size in (1, 63, 700, 2000):
+        top = TopK(7, k, dtype)
+        for start in range(0, len(value), size):
+            part = slice(start, start + size)
+            top.add(start, value[part], place[part])
+        np.testing.assert_array_equal(top.value, values)
+        np.testing.assert_array_equal(top.image, images)
+        assert top.value.dtype == dtype
+        unit, rank = np.nonzero(images >= 0)
+        np.testing.assert_array_equal(top.location[unit, rank], place[images[unit, rank], unit])
+
+
+def test_memory_doesnt_grow_with_the_images(
+    make_study: Callable[..., Study], tmp_path: Path
+) -> None:
+    study = make_study("inplace", count=1)
+    value = np.random.default_rng(0).random((20_000, 100), np.float32)
+    place = np.zeros((*value.shape, 2), np.int16)
+    peaks = []
+    for times in (2, 5):  # 32 MB, and 80
+        path, count = tmp_path / f"{times}.h5", times * len(value)
+        with ActivationWriter(path, Recipe(), {"conv1": 100}, 0, count, "fc") as writer:
+            for start in range(0, count, len(value)):
+                writer.write("conv1", start, {"max": value + start, "argmax": place})
+        tracemalloc.start()
+        rank_patches(
+            activations=path,
+            layers=study.layers,
+            images=study.images,
+            output=tmp_path / "patches.h5",
+            recipe=Recipe(),
+            layer="conv1",
+            per_unit=9,
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 60 << 20
+    assert peaks[1] < 1.1 * peaks[0]  # and not 2.5 times as much
 
 
 def test_units_that_are_always_negative_have_patches() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from studies import Study
+from studies import Study, write_noise
 
 from convatlas.errors import DataError
 from convatlas.files import read_csv
 from convatlas.models.load import load_model
 from convatlas.predictions import check_labels, judge, score_predictions
+from convatlas.store import Images
 
 
 def test_predictions_are_the_networks(make_study: Callable[..., Study]) -> None:
@@ -43,19 +45,24 @@ def test_predictions_are_the_networks(make_study: Callable[..., Study]) -> None:
 
 
 def test_of_equals_the_lower_class_comes_first() -> None:
-    probability = np.array([0.2, 0.3, 0.3, 0.2])
-    assert judge(probability, 1).rank == 0
-    assert judge(probability, 2).rank == 1
-    assert judge(probability, 2).correct == 0
-    assert judge(probability, 3).rank == 3
+    judged = judge(np.array([[0.2, 0.3, 0.3, 0.2]] * 3), np.array([1, 2, 3]))
+    assert judged.predicted.tolist() == [1, 1, 1]
+    assert judged.rank.tolist() == [0, 1, 3]
+    assert judged.correct.tolist() == [1, 0, 0]
 
 
 def test_images_without_a_label_are_neither_right_nor_wrong() -> None:
-    judged = judge(np.array([0.4, 0.6]), -1)
-    assert judged.predicted == 1
-    assert judged.rank == judged.correct == judged.label_probability == ""
+    judged = judge(np.array([[0.4, 0.6], [0.9, 0.1]]), np.array([-1, 1]))
+    assert judged.predicted.tolist() == [1, 0]
+    assert judged.rank.tolist() == ["", 1]
+    assert judged.correct.tolist() == ["", 0]
+    assert judged.label_probability.tolist() == ["", 0.1]
 
 
-def test_a_label_beyond_the_outputs_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"'b' has the label 5.*5 outputs, 0 to 4 \(2 images"):
-        check_labels(np.array([4, 5, 9]), ["a", "b", "c"], 5)
+def test_a_label_beyond_the_outputs_is_an_error(tmp_path: Path) -> None:
+    write_noise(tmp_path / "i.h5", 3, (4, 4))
+    with (
+        Images(tmp_path / "i.h5") as data,
+        pytest.raises(DataError, match=r"'1.png' has the label 5.*5 outputs, 0 to 4 \(2 images"),
+    ):
+        check_labels(np.array([4, 5, 9]), data, 5)

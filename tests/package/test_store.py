@@ -215,6 +215,7 @@ def test_images(tmp_path: Path) -> None:
         np.testing.assert_allclose(images.std, pixels.std((0, 1, 2)))
         assert images.labels().tolist() == [i % 4 - 1 for i in range(count)]
         assert images.names()[599] == images.name(599) == "599.png"
+        assert images.names(255, 258) == ["255.png", "256.png", "257.png"]
         np.testing.assert_array_equal(images.mask(3), pixels[3, ..., 0] > 99)
         attributes = images.attributes()
         assert attributes["kind"][4] == "k1"
@@ -299,6 +300,19 @@ def test_memory_doesnt_grow_with_the_images(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert rows == count
     assert peak < 6 << 20
+
+
+def test_what_is_held_back_is_written_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = numbers(20, 3)
+    for held in (1, 100, 1 << 20):
+        monkeypatch.setattr(ActivationWriter, "_HELD", held)
+        with ActivationWriter(tmp_path / "a.h5", RECIPE, {"x": 3}, 5, 25, "x") as writer:
+            for first, stop in ((0, 4), (4, 9), (12, 20), (9, 12)):  # with a jump, and back
+                writer.write("x", 5 + first, {"max": value[first:stop]})
+        with Activations(tmp_path / "a.h5") as found:
+            np.testing.assert_array_equal(found.block("x", "max", 0, 20), value)
 
 
 def test_a_folder_has_the_digest_of_its_files(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ Code = NDArray[np.float32]
 PIXELS = "pixels"
 """What stands in a layer's place where images are compared as they are, in 0..255."""
 
-_BYTES = 1 << 26  # of a block, unless asked for otherwise
+_BYTES = 1 << 24  # of a block, unless asked for otherwise
 
 
 @dataclass(frozen=True)

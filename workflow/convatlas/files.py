@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -260,21 +260,53 @@ def write_rows(path: AnyPath, header: Sequence[str], rows: Iterable[Iterable[Any
         writer.writerows(map(_cell, row) for row in rows)
 
 
-def read_csv(path: AnyPath) -> dict[str, list[str]]:
+def read_csv(path: AnyPath, only: Collection[str] | None = None) -> dict[str, list[str]]:
     """Read a CSV file that `write_csv` wrote into one list of texts a column.
+
+    Parameters
+    ----------
+    only : the columns to read, of a long table; all if left out.
 
     Raises
     ------
     DamagedFile
-        if it has no header, or a row that isn't whole.
+        if it has no header, lacks a column of `only`, or has a row that isn't whole.
     """
+    with _table(path) as (header, rows):
+        chosen = header if only is None else list(only)
+        if not set(chosen) <= set(header):
+            raise DamagedFile(path, f"lacks the columns {', '.join(set(chosen) - set(header))}")
+        columns: dict[str, list[str]] = {name: [] for name in chosen}
+        places = [(column, header.index(name)) for name, column in columns.items()]
+        for row in rows:
+            for column, place in places:
+                column.append(row[place])
+    return columns
+
+
+def read_rows(path: AnyPath) -> Iterator[dict[str, str]]:
+    """Read a CSV file as `read_csv` does, but row by row, each with its columns' names."""
+    with _table(path) as (header, rows):
+        for row in rows:
+            yield dict(zip(header, row, strict=True))
+
+
+@contextmanager
+def _table(path: AnyPath) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
+    """Yield the header of a CSV file and its rows as they come."""
     with Path(path).open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         header = next(reader, [])
-        rows = list(reader)
-    if not header or any(len(row) != len(header) for row in rows):
-        raise DamagedFile(path, "is not a whole table")
-    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
+        if not header:
+            raise DamagedFile(path, "is not a whole table")
+        yield header, _whole(path, len(header), reader)
+
+
+def _whole(path: AnyPath, width: int, rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    for row in rows:
+        if len(row) != width:
+            raise DamagedFile(path, "is not a whole table")
+        yield row
 
 
 def _cell(value: Any) -> Any:

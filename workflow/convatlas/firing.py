@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convatlas.layers import find_layer, read_layers
+from convatlas.patches import longer_and_longer
 from convatlas.store import Activations, Firing, Health, Images, Recipe, read, write
 
 Path = str | os.PathLike[str]
@@ -67,25 +68,36 @@ class RangeSample:
 
         Returns which units fire on which of them, (n,U).
         """
-        values = answers.astype(np.float64)
-        fires = (values > 0) & (values >= self._low)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            height = np.where(fires, (values - self._low) / self._width, 0)
-        height = np.clip(np.nan_to_num(height), 0, self._parts - 1)
-        part = self._parts - 1 - height.astype(np.int64)
-        units = np.arange(values.shape[1])
-        for place in range(self._parts):
-            there = fires & (part == place)
-            distance = np.where(there, np.abs(values - self._target[:, place]), np.inf)
-            nearest = distance.argmin(0)  # the first of equals
-            found = distance[nearest, units]
-            closer = found < self._distance[:, place]
-            rows, of = nearest[closer], units[closer]
-            self._distance[of, place] = found[closer]
-            self.value[of, place] = answers[rows, of]
-            self.image[of, place] = rows + start
-            self.location[of, place] = location[rows, of]
+        # In single precision as they are stored: comparing with double is exact, and no copy.
+        fires = (answers > 0) & (answers >= self._low)
+        for part in longer_and_longer(len(answers)):
+            self._merge(start + part.start, answers[part], location[part], fires[part])
         return fires
+
+    def _merge(
+        self,
+        start: int,
+        answers: NDArray[np.floating],
+        location: NDArray[np.integer],
+        fires: NDArray[np.bool_],
+    ) -> None:
+        """Take those of some images that are nearer than what was found before."""
+        row, unit = np.divmod(np.flatnonzero(fires), answers.shape[1])
+        value = answers[row, unit].astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            height = np.nan_to_num((value - self._low[unit]) / self._width[unit])
+        part = self._parts - 1 - np.clip(height, 0, self._parts - 1).astype(np.int64)
+        distance = np.abs(value - self._target[unit, part])
+        closer = np.flatnonzero(distance < self._distance[unit, part])
+        # Of each unit's part the nearest, of equals the first: they come by image.
+        order = closer[np.lexsort((distance[closer], part[closer], unit[closer]))]
+        _, first = np.unique(unit[order] * self._parts + part[order], return_index=True)
+        best = order[first]
+        row, unit, part = row[best], unit[best], part[best]
+        self._distance[unit, part] = distance[best]
+        self.value[unit, part] = answers[row, unit]
+        self.image[unit, part] = row + start
+        self.location[unit, part] = location[row, unit]
 
 
 class ClassSums:
@@ -108,15 +120,15 @@ class ClassSums:
     def add(self, start: int, activity: NDArray[np.floating], fires: NDArray[np.bool_]) -> None:
         """Add the images from `start` on, both (n,U)."""
         labels = self._labels[start : start + len(activity)]
-        rates = np.maximum(activity.astype(np.float64), 0)
         order = np.argsort(labels, kind="stable")
         order = order[labels[order] >= 0]
         if not len(order):
             return
         found, first = np.unique(labels[order], return_index=True)
         rows = np.searchsorted(self.classes, found)
-        self.total[rows] += np.add.reduceat(rates[order], first)
-        self.firing[rows] += np.add.reduceat(fires[order].astype(np.int64), first)
+        rates = np.maximum(activity[order], 0)
+        self.total[rows] += np.add.reduceat(rates, first, dtype=np.float64)
+        self.firing[rows] += np.add.reduceat(fires[order], first, dtype=np.int64)
 
     def selectivity(self) -> tuple[Floats, Whole, Floats, Floats]:
         """Return the index of each unit, its best class, that class's mean, the mean of the rest.

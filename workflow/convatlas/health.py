@@ -25,6 +25,8 @@ from convatlas.store import Activations, Health, Recipe, write
 Path = str | os.PathLike[str]
 Floats = NDArray[np.float64]
 
+_AT_ONCE = 1 << 17  # answers: with what is worked out of them they stay in the processor's cache
+
 BINS = 200  # of the population sparsity, equal ones from 0 to 1
 RARE = 0.01  # active on less than this share of the images, a unit is called rarely active
 
@@ -61,10 +63,12 @@ class Activity:
 
     def add(self, answers: NDArray[np.floating]) -> None:
         """Add the answers to some more images, (n,U)."""
-        values = answers.astype(np.float64)
+        step = max(1, _AT_ONCE // max(answers.shape[1], 1))
+        for first in range(0, len(answers), step):
+            self._add(answers[first : first + step].astype(np.float64))
+
+    def _add(self, values: Floats) -> None:
         count, before = len(values), self.images
-        if not count:
-            return
         self.images += count
         # Chan, Golub & LeVeque (1979): squares of differences don't cancel as sums of squares do.
         mean = values.mean(0)

@@ -19,7 +19,7 @@ from convatlas.store import Exhibit, Nearest, Recipe, read, write
 Path = str | os.PathLike[str]
 
 _HELD = 1 << 28  # bytes of the codes that are searched for at once
-_COMPARED = 1 << 23  # distances at a time: 64 MB, and a few copies of them
+_COMPARED = 1 << 21  # distances at a time: 16 MB, and a few copies of them
 _SLICE = 1 << 13  # components at a time in double precision
 _SAME = 1e-12  # of the squared lengths: below, what differs is rounding
 

@@ -7,6 +7,7 @@ the number of units, not of images.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from convatlas.layers import find_layer, read_layers
 from convatlas.store import Activations, Images, Patches, Recipe, write
 
 Path = str | os.PathLike[str]
+
+_FIRST = 64  # rows of the first part, see `longer_and_longer`
+_MANY = 4  # times k candidates a unit: above, the k-th of them is looked for first
 
 
 class TopK:
@@ -48,25 +52,59 @@ class TopK:
         self._count += len(value)
         self._low = np.minimum(self._low, value.min(0, initial=np.inf))
         self._high = np.maximum(self._high, value.max(0, initial=-np.inf))
-        k = self.value.shape[1]
-        # Within a block a stable sort leaves equal values in image order; the
-        # running entries come first, and theirs are lower images.
-        best = np.argsort(-value, axis=0, kind="stable")[:k].T
-        values = np.concatenate([self.value, np.take_along_axis(value.T, best, 1)], axis=1)
-        images = np.concatenate([self.image, best + start], axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")[:, :k]
-        self.value = np.take_along_axis(values, order, 1)
-        self.image = np.take_along_axis(images, order, 1)
+        for part in longer_and_longer(len(value)):
+            some = None if location is None else location[part]
+            self._merge(start + part.start, value[part], some)
+
+    def _merge(
+        self, start: int, value: NDArray[np.floating], location: NDArray[np.integer] | None
+    ) -> None:
+        """Merge in those of some images that are among the best of them and of those before."""
+        units, k = self.value.shape
+        better = value > self.value[:, -1]  # of equals the running one has the lower image
+        if np.count_nonzero(better) > _MANY * k * units and len(value) > k:
+            # In the negative, so that what isn't a number comes last.
+            least = -np.partition(-value, k - 1, axis=0)[k - 1]
+            better &= ~(value < least)
+        row, unit = np.divmod(np.flatnonzero(better), units)
+        if not len(row):
+            return
+        found = value[row, unit]
+        order = np.lexsort((-found, unit))  # by unit, then value; equal ones as they came
+        row, unit, found = row[order], unit[order], found[order]
+        touched, begin, count = np.unique(unit, return_index=True, return_counts=True)
+        rank = np.arange(len(unit)) - np.repeat(begin, count)
+        line = np.repeat(np.arange(len(touched)), count)
+        first = rank < k
+        row, unit, found, rank, line = (of[first] for of in (row, unit, found, rank, line))
+        values = np.full((len(touched), 2 * k), -np.inf, dtype=self.value.dtype)
+        images = np.full((len(touched), 2 * k), -1, dtype=np.int64)
+        values[:, :k], images[:, :k] = self.value[touched], self.image[touched]
+        values[line, k + rank], images[line, k + rank] = found, row + start
+        best = np.argsort(-values, axis=1, kind="stable")[:, :k]
+        self.value[touched] = np.take_along_axis(values, best, 1)
+        self.image[touched] = np.take_along_axis(images, best, 1)
         if location is not None:
-            found = location.astype(np.int64).transpose(1, 0, 2)
-            places = np.take_along_axis(found, best[..., None], 1)
-            places = np.concatenate([self.location, places], axis=1)
-            self.location = np.take_along_axis(places, order[..., None], 1)
+            places = np.full((len(touched), 2 * k, 2), -1, dtype=np.int64)
+            places[:, :k] = self.location[touched]
+            places[line, k + rank] = location[row, unit]
+            self.location[touched] = np.take_along_axis(places, best[..., None], 1)
 
     @property
     def dead(self) -> NDArray[np.bool_]:
         """(U,) whether a unit gave every one of several images the same answer."""
         return np.asarray((self._count > 1) & (self._low == self._high))
+
+
+def longer_and_longer(rows: int) -> Iterator[slice]:
+    """Cut rows into parts, each twice as long as the one before.
+
+    Where the best are looked for, those of the first parts keep most of the others out.
+    """
+    first, step = 0, _FIRST
+    while first < rows:
+        yield slice(first, min(first + step, rows))
+        first, step = first + step, 2 * step
 
 
 def rank_patches(

@@ -620,6 +620,7 @@ class ImageWriter:
     """
 
     _BLOCK = 256
+    _CHUNK = 1 << 14  # bytes
 
     def __init__(self, path: str | os.PathLike[str], recipe: Recipe, size: tuple[int, int]) -> None:
         self._creating = creating(path, recipe)
@@ -674,7 +675,9 @@ class ImageWriter:
                 block = block.astype(np.int64)
             if key not in self._file:
                 dtype = h5py.string_dtype() if block.dtype == object else block.dtype
-                rows = 1 if key in ("image", "mask") else 1024
+                rows = 1024
+                if key in ("image", "mask"):  # one a chunk, unless they are small
+                    rows = max(1, self._CHUNK // block[0].nbytes)
                 self._file.create_dataset(
                     key,
                     shape=(0, *block.shape[1:]),
@@ -766,9 +769,9 @@ class Images:
         """Return the label of every image, (N,) int, -1 where there is none."""
         return np.asarray(self._file["label"][()])
 
-    def names(self) -> list[str]:
-        """Return the name of every image."""
-        return [str(name) for name in self._file["name"].asstr()[()]]
+    def names(self, start: int = 0, stop: int | None = None) -> list[str]:
+        """Return the names of images `start` to `stop`, of all if left out."""
+        return [str(name) for name in self._file["name"].asstr()[start:stop]]
 
     def name(self, index: int) -> str:
         """Return the name of one image."""
@@ -802,6 +805,7 @@ class ActivationWriter:
         "mean": ("f4", ()),
     }
     AXES = ("index", "unit", "yx")
+    _HELD = 1 << 25  # bytes that wait to be written
 
     def __init__(
         self,
@@ -816,6 +820,15 @@ class ActivationWriter:
         self._units = dict(units)
         self._start, self._stop = start, stop
         self._output = output
+        row = sum(
+            count * np.dtype(dtype).itemsize * int(np.prod(tail))
+            for count in self._units.values()
+            for dtype, tail in self.SUMMARIES.values()
+        )
+        self._most = max(1, self._HELD // max(1, row))
+        self._held: dict[str, list[Mapping[str, Array]]] = {layer: [] for layer in units}
+        self._first = dict.fromkeys(units, start)  # image of those held
+        self._next = dict.fromkeys(units, start)
 
     def __enter__(self) -> ActivationWriter:
         self._file = self._creating.__enter__()
@@ -830,14 +843,42 @@ class ActivationWriter:
                 _attach(group, group[name], self.AXES[: group[name].ndim])
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._creating.__exit__(*error)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            try:
+                for layer in self._units:
+                    self._flush(layer)
+            except BaseException as failure:
+                self._creating.__exit__(type(failure), failure, failure.__traceback__)
+                raise
+        self._creating.__exit__(kind, error, traceback)
 
     def write(self, layer: str, start: int, summaries: Mapping[str, Array]) -> None:
-        """Write the summaries of one layer for the images from `start` on."""
-        for name, value in summaries.items():
-            first = start - self._start
-            self._file[layer][name][first : first + len(value)] = value
+        """Write the summaries of one layer for the images from `start` on.
+
+        They are held back until there are enough of them to be worth a write.
+        """
+        if start != self._next[layer]:
+            self._flush(layer)
+            self._first[layer] = start
+        self._held[layer].append(summaries)
+        self._next[layer] = start + len(summaries["max"])
+        if self._next[layer] - self._first[layer] >= self._most:
+            self._flush(layer)
+
+    def _flush(self, layer: str) -> None:
+        held = self._held[layer]
+        first, stop = (of[layer] - self._start for of in (self._first, self._next))
+        for name in held[0] if held else ():
+            parts = [summaries[name] for summaries in held]
+            self._file[layer][name][first:stop] = np.concatenate(parts)
+        held.clear()
+        self._first[layer] = self._next[layer]
 
 
 def gather_activations(
@@ -920,7 +961,7 @@ class Activations:
         return int(images), int(units)
 
     def blocks(
-        self, layer: str, names: Sequence[str], byte_limit: int = 1 << 26
+        self, layer: str, names: Sequence[str], byte_limit: int = 1 << 24
     ) -> Iterator[tuple[int, dict[str, Array]]]:
         """Go through a layer in blocks of rows of at most about `byte_limit` bytes.
 

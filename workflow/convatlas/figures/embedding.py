@@ -77,7 +77,8 @@ def plot_scatter(
         label, names = source.labels(), source.names()
     predicted = np.full(len(label), -1)
     if predictions is not None:
-        predicted = np.array([int(value) for value in read_csv(predictions)["predicted"]])
+        told = read_csv(predictions, only=["predicted"])["predicted"]
+        predicted = np.array([int(value) for value in told])
     points = _Points(placed.position, label, predicted, names, read_classes(classes))
     present = np.unique(label[label >= 0])
     few = len(present) <= _FEW

@@ -47,11 +47,12 @@ def plot_nearest(
     names = read_classes(classes)
     spaces, count = found.image.shape
     with store.Images(images) as source:
-        labels, files, size = source.labels(), source.names(), source.size
+        labels, size = source.labels(), source.size
         room = style.PAGE - _LEFT - style.MARGIN
         cell = min(_CELL, (room + style.GUTTER) / max(count, 1) - 2 * style.GUTTER)
         tall = cell * size[0] / size[1]
         step = tall + _TEXT + 0.06
+        files = {i: source.name(i) for i in np.unique([found.index, *found.image.ravel()]).tolist()}
         title = f"Nearest images to {files[found.index]}"
         with style.page(
             output,
@@ -96,7 +97,7 @@ def plot_nearest(
         "layer": found.compared[space],
         "rank": place,
         "image": image,
-        "name": [files[i] for i in image],
+        "name": [files[i] for i in image.tolist()],
         "label": labels[image],
         "class": [class_name(names, int(labels[i])) for i in image],
         "same_class": alike,
@@ -186,7 +187,7 @@ def plot_accuracy(
     rates = [store.read(store.Votes, path) for path in votes]
     first = rates[0]  # all are of the same images
     asked = first.image[first.twin > 0]
-    told = read_csv(predictions)["correct"]
+    told = read_csv(predictions, only=["correct"])["correct"]
     network = sum(told[i] == "1" for i in asked)
     voters = first.neighbour.shape[1]
     title = "Classification by the nearest images"

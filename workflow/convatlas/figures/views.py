@@ -211,7 +211,7 @@ def plot_views(
                 f"the data set has no attribute {name!r}.{did_you_mean(name, known)} It has "
                 f"{', '.join(sorted(known)) or 'none'}: correct the embedding's `attributes`."
             )
-    told = read_csv(predictions)
+    told = read_csv(predictions, only=["predicted", "correct"])
     predicted = np.array([int(value) for value in told["predicted"]])
     right = np.array([int(value or -1) for value in told["correct"]])
     present = np.unique(np.concatenate([label[label >= 0], predicted]))

@@ -174,13 +174,13 @@ def _labels(images: Images, path: str | os.PathLike[str], classes: int | None) -
     if len(unlabelled):
         raise DataError(
             f"{len(unlabelled)} of {len(labels)} images in {path} have no label (the first is "
-            f"{images.names()[unlabelled[0]]}). Training needs one for each: label them or leave "
+            f"{images.name(unlabelled[0])}). Training needs one for each: label them or leave "
             "them out of the data set."
         )
     if classes is not None and labels.max() >= classes:
         first = int(np.argmax(labels >= classes))
         raise DataError(
-            f"{images.names()[first]} in {path} has the label {labels[first]}, but there are "
+            f"{images.name(first)} in {path} has the label {labels[first]}, but there are "
             f"{classes} classes, 0 to {classes - 1}. Correct the label or the list of classes."
         )
     return labels

@@ -181,17 +181,18 @@ def _scores(
     """Sweep and score some images, one after the other."""
     if not rows:
         return
-    labels, names = data.labels(), data.names()
+    labels = data.labels()
     sweeper = Sweeper(model.module, (3, *data.size))
     for row in progress(rows, len(rows), "scenes"):
         mask = data.mask(row)
         if mask is None or labels[row] < 0:
+            lacking = "mask" if mask is None else "label"
             raise DataError(
-                f"image {names[row]!r} has no {'mask' if mask is None else 'label'}, so it can't "
-                "be scored. Set the analysis `occlusion`'s `score.scenes` to 0."
+                f"image {data.name(row)!r} has no {lacking}, so it can't be scored. "
+                "Set the analysis `occlusion`'s `score.scenes` to 0."
             )
         image = model.prepare(data.rows([row]))[0]
         shown = occluder(fill, image, model, data.mean)
         swept = sweeper.sweep(image, size, stride, shown, progress=False)
-        check_labels(labels, names, len(swept.clean_probability))
+        check_labels(labels, data, len(swept.clean_probability))
         yield score_sweep(swept, mask, int(labels[row]))

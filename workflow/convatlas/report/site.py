@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from PIL import Image
 from convatlas.classes import read_classes
 from convatlas.errors import StoreError
 from convatlas.figures.labels import class_name, shape_text
-from convatlas.files import read_csv, read_json, replacing, write_text
+from convatlas.files import read_csv, read_json, read_rows, replacing, write_text
 from convatlas.layers import Layer, read_layers
 from convatlas.report import TEMPLATES
 from convatlas.report.worst import WorstUnits, worst_units
@@ -127,17 +127,19 @@ def build_report(
         lstrip_blocks=True,
     )
     if startup:
-        told = environment.get_template("startup.html.j2").render(startup=startup)
-        write_text(page.parent / "assets" / "startup.html", told)
+        timed = environment.get_template("startup.html.j2").render(startup=startup)
+        write_text(page.parent / "assets" / "startup.html", timed)
     described = read_layers(layers)
     made = read_json(provenance)
-    shown = _exhibits(exhibits, predictions, names)
+    listed = read_csv(exhibits)
+    score, told = _told(predictions, set(listed["image"]))
+    shown = _exhibits(listed, told, names)
     text = environment.get_template("index.html.j2").render(
         study=study,
         dataset=dataset,
         card=read_json(card),
         normalize=_normalization(read_json(card)),
-        score=_score(predictions),
+        score=score,
         outputs=next((layer.units for layer in described if layer.output), len(names)),
         skipped=_skipped(manifest),
         layers=[_layer_row(layer, entries) for layer in described],
@@ -277,45 +279,55 @@ def render_caption(path: AnyPath) -> tuple[Markup, Markup]:
 # ---------------------------------------------------------------------- summary
 
 
-def _score(predictions: AnyPath) -> dict[str, Any]:
-    """Count the images, the labelled ones, and those right at first and within five guesses."""
-    table = read_csv(predictions)
-    ranks = [int(rank) for rank in table["rank"] if rank]
-    return {
-        "images": len(table["image"]),
-        "labelled": len(ranks),
-        "classes": len({label for label in table["label"] if label not in ("", "-1")}),
-        "first": sum(rank == 0 for rank in ranks),
-        "five": sum(rank < 5 for rank in ranks),
-    }
+def _told(
+    predictions: AnyPath, images: Collection[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """Count the images, the labelled ones, and those right at first and within five guesses.
+
+    Returns beside it what is told of some images, by their numbers.
+    """
+    score = dict.fromkeys(("images", "labelled", "first", "five"), 0)
+    labels: set[str] = set()
+    told = {}
+    for row in read_rows(predictions):
+        score["images"] += 1
+        if row["rank"]:
+            rank = int(row["rank"])
+            score["labelled"] += 1
+            score["first"] += rank == 0
+            score["five"] += rank < 5
+        labels.add(row["label"])
+        if row["image"] in images:
+            told[row["image"]] = row
+    return score | {"classes": len(labels - {"", "-1"})}, told
 
 
 def _skipped(manifest: AnyPath) -> list[tuple[str, str]]:
     """Return the files that were left out, with the reasons."""
-    table = read_csv(manifest)
-    rows = zip(table["file"], table["status"], table["reason"], strict=True)
-    return [(file, reason) for file, status, reason in rows if status == "skipped"]
+    rows = read_rows(manifest)
+    return [(row["file"], row["reason"]) for row in rows if row["status"] == "skipped"]
 
 
 def _exhibits(
-    exhibits: AnyPath, predictions: AnyPath, classes: Sequence[str]
+    table: Mapping[str, Sequence[str]],
+    told: Mapping[str, Mapping[str, str]],
+    classes: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Return each exhibit's number, image, label, and what the network says of it."""
-    table, told = read_csv(exhibits), read_csv(predictions)
     rows = []
     for number, image, label in zip(table["exhibit"], table["image"], table["label"], strict=True):
-        index = int(image)
-        name = told["name"][index]
+        said = told[image]
+        name = said["name"]
         rows.append(
             {
                 "number": int(number),
                 "anchor": f"exhibit-{number}",
-                "image": index,
+                "image": int(image),
                 "name": name,
                 "title": f"exhibit {number}, {name}",
                 "label": class_name(classes, int(label)),
-                "predicted": class_name(classes, int(told["predicted"][index])),
-                "probability": float(told["probability"][index]),
+                "predicted": class_name(classes, int(said["predicted"])),
+                "probability": float(said["probability"]),
             }
         )
     return rows
