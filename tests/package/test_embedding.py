@@ -40,7 +40,15 @@ def clusters(count: int, groups: int = 6, units: int = 20, seed: int = 0) -> np.
     return codes.astype(np.float32)
 
 
-def neighbours_of(folder: Path, codes: np.ndarray, count: int = 30, components: int = 50) -> Path:
+def neighbours_of(
+    folder: Path,
+    codes: np.ndarray,
+    count: int = 30,
+    components: int = 50,
+    sample: int = 20_000,
+    seed: int = 0,
+) -> Path:
+    folder.mkdir(exist_ok=True)
     output = folder / "neighbours.h5"
     find_neighbours(
         activations=write_codes(folder / "activations.h5", codes),
@@ -50,6 +58,8 @@ def neighbours_of(folder: Path, codes: np.ndarray, count: int = 30, components: 
         code="mean",
         components=components,
         neighbours=count,
+        sample=sample,
+        seed=seed,
     )
     return output
 
@@ -149,6 +159,8 @@ def test_pixels_can_be_mapped(tmp_path: Path) -> None:
         code="mean",
         components=60,
         neighbours=6,
+        sample=30,
+        seed=0,
     )
     found = read(Neighbours, tmp_path / "n.h5")  # as many components as images: nothing is lost
     np.testing.assert_array_equal(found.neighbour, nearest(pixels.reshape(30, -1), 6))

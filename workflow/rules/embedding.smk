@@ -1,8 +1,8 @@
 """Map the images by their codes, and by their pixels.
 
 Needs: activations, images.
-Makes: each image's nearest neighbours by code, a t-SNE map of them, more of these at other
-perplexities, the layout of one as a grid, how well all of them keep neighbours; the map as a
+Makes: each image's nearest neighbours by code (of many images those of a sample, and of the others
+among it), a t-SNE map of them, more of these at other perplexities, the layout of one as a grid, how well all of them keep neighbours; the map as a
 scatter, as a grid of pictures and in several colourings, and maps beside each other.
 """
 
@@ -24,6 +24,8 @@ rule find_neighbours:
             summary=summary_for("embedding"),
             components=analysis("embedding", "components"),
             neighbours=analysis("embedding", "neighbours"),
+            sample=analysis("embedding", "sample"),
+            seed=analysis("embedding", "seed"),
         ),
     script:
         "../scripts/find_neighbours.py"
