@@ -56,10 +56,9 @@ _CANDIDATES = 4  # images a cell, so that the assignment's cost matrix stays sma
 _NEAR = 10  # neighbours that a map is judged by
 _TRUSTED = 2000  # images among which all distances are compared
 _ROWS = 1 << 15  # of the images that aren't embedded, at a time
-# openTSNE's for `transform`, but for the steps, of which 100 do as well as its 250.
-_PLACING_PERPLEXITY = 5.0
-_PLACING_NEIGHBOURS = 15  # three times as many, as always
-_PLACING_ITERATIONS = 100
+_PLACING_PERPLEXITY = 5.0  # this and what follows is what openTSNE's `transform` takes
+_PLACING_NEIGHBOURS = 15  # three times as many
+_PLACING_ITERATIONS = 250
 _PLACING = {"learning_rate": 0.1, "exaggeration": 1.5, "momentum": 0.8, "max_grad_norm": 0.25}
 
 

@@ -238,10 +238,11 @@ def read_json(path: AnyPath) -> Any:
         raise DamagedFile(path, f"is not JSON ({error})") from error
 
 
-def write_csv(path: AnyPath, columns: Mapping[str, Sequence[Any]]) -> None:
+def write_csv(path: AnyPath, columns: Mapping[str, Iterable[Any]]) -> None:
     """Write equally long `columns` under their names, whole or not at all.
 
-    Floats are written with 9 significant digits, which tells every float32 apart.
+    They are gone through once, row by row, so that long ones needn't be lists. Floats are
+    written with 9 significant digits, which tells every float32 apart.
     """
     write_rows(path, list(columns), zip(*columns.values(), strict=True))
 
@@ -260,8 +261,10 @@ def write_rows(path: AnyPath, header: Sequence[str], rows: Iterable[Iterable[Any
         writer.writerows(map(_cell, row) for row in rows)
 
 
-def read_csv(path: AnyPath) -> dict[str, list[str]]:
+def read_csv(path: AnyPath, only: Sequence[str] | None = None) -> dict[str, list[str]]:
     """Read a CSV file that `write_csv` wrote into one list of texts a column.
+
+    `only` names the columns that are kept, where not all are wanted of a long table.
 
     Raises
     ------
@@ -271,10 +274,18 @@ def read_csv(path: AnyPath) -> dict[str, list[str]]:
     with Path(path).open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         header = next(reader, [])
-        rows = list(reader)
-    if not header or any(len(row) != len(header) for row in rows):
+        kept = [i for i, name in enumerate(header) if only is None or name in only]
+        columns: list[list[str]] = [[] for _ in kept]
+        whole = bool(header)
+        for row in reader:
+            if len(row) != len(header):
+                whole = False
+                break
+            for column, i in zip(columns, kept, strict=True):
+                column.append(row[i])
+    if not whole:
         raise DamagedFile(path, "is not a whole table")
-    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    return {header[i]: column for column, i in zip(columns, kept, strict=True)}
 
 
 def _cell(value: Any) -> Any:

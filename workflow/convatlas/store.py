@@ -849,6 +849,8 @@ class Images:
     mean, std : (3,) float64, over all pixels of all images, in 0..255.
     """
 
+    _NAMES = 1 << 12  # read at a time
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._reading = reading(path)
 
@@ -882,7 +884,13 @@ class Images:
 
     def names(self) -> list[str]:
         """Return the name of every image."""
-        return [str(name) for name in self._file["name"].asstr()[()]]
+        return list(self.each_name())
+
+    def each_name(self) -> Iterator[str]:
+        """Yield the name of every image; while the file is open."""
+        stored = self._file["name"].asstr()
+        for start in range(0, len(self), self._NAMES):
+            yield from map(str, stored[start : start + self._NAMES])
 
     def name(self, index: int) -> str:
         """Return the name of one image."""

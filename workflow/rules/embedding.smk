@@ -1,9 +1,10 @@
 """Map the images by their codes, and by their pixels.
 
 Needs: activations, images.
-Makes: each image's nearest neighbours by code (of many images those of a sample, and of the others
-among it), a t-SNE map of them, more of these at other perplexities, the layout of one as a grid, how well all of them keep neighbours; the map as a
-scatter, as a grid of pictures and in several colourings, and maps beside each other.
+Makes: each image's nearest neighbours by code (of very many images within a sample), a t-SNE map
+of them, more of these at other perplexities, the layout of one as a grid, how well all of them keep
+neighbours; the map as a scatter, as a grid of pictures and in several colourings, and maps beside
+each other.
 """
 
 
