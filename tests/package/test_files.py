@@ -21,6 +21,7 @@ from convatlas.files import (
     read_csv,
     read_json,
     replacing,
+    write_csv,
     write_text,
 )
 
@@ -174,6 +175,14 @@ def test_half_a_table(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(DamagedFile, match="is not a whole table"):
         read_csv(path)
+
+
+def test_some_columns_of_a_table(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", {"a": range(3), "b": iter("xyz"), "c": [0] * 3})
+    assert read_csv(tmp_path / "t.csv", ["c", "a"]) == {"a": ["0", "1", "2"], "c": ["0"] * 3}
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3\n")
+    with pytest.raises(DamagedFile):
+        read_csv(tmp_path / "t.csv", ["a"])
 
 
 def test_half_a_json_file(tmp_path: Path) -> None:

@@ -646,7 +646,9 @@ class OthersWriter:
             raise ValueError("a sample without the numbers of its images")
         self._creating = creating(path, recipe)
         self._sample, self._kept = sample, kept
-        self._image = np.setdiff1d(np.arange(images), sample.image)
+        others = np.ones(images, bool)
+        others[sample.image] = False
+        self._image = np.flatnonzero(others)
 
     def __enter__(self) -> OthersWriter:
         file = self._creating.__enter__()

@@ -235,7 +235,7 @@ def _draw_few(
     unlabelled = points.label < 0
     draw_groups(axes, points.position, points.label, {-1: (style.RULE, "o"), **looks})
     if len(points.label) > _MANY and len(looks) > len(style.COLOURS):
-        _name_landmarks(figure, axes, points)  # for markers can't be told apart any more
+        _name_landmarks(figure, axes, points, _FEW)  # for markers are too small to be told apart
     entries = [
         (colour, marker, class_name(points.classes, label), int((points.label == label).sum()))
         for label, (colour, marker) in looks.items()
@@ -301,8 +301,8 @@ def _draw_many(figure: Figure, paper: Axes, axes: Axes, points: _Points, left: f
     bar.set_frame_on(False)
 
 
-def _name_landmarks(figure: Figure, axes: Axes, points: _Points) -> None:
-    """Write the class at points chosen one by one, each the farthest from those before.
+def _name_landmarks(figure: Figure, axes: Axes, points: _Points, most: int = _LANDMARKS) -> None:
+    """Write the class at `most` points chosen one by one, each the farthest from those before.
 
     Of many points only one of each class is chosen from, that in the middle of its points.
     A name stands right or left of its point, where it covers fewer others; one that
@@ -311,11 +311,12 @@ def _name_landmarks(figure: Figure, axes: Axes, points: _Points) -> None:
     labelled = np.flatnonzero(points.label >= 0)
     if len(points.label) > _MANY:
         labelled = _middles(points.position, points.label)
+    every = points.position[points.label >= 0]
     position = points.position[labelled].astype(np.float64)
     (low, high), tall = axes.get_xlim(), 0.06
     unit = (high - low) / _SIDE  # data units to the inch
     written: list[_Area] = []
-    for place in _spread(position, 2 * _LANDMARKS):
+    for place in _spread(position, 2 * most):
         name = class_name(points.classes, int(points.label[labelled[place]]))
         name = style.shorten(figure, name, 1.1, style.SMALL)
         width = style.text_width(figure, name, style.SMALL)
@@ -325,9 +326,9 @@ def _name_landmarks(figure: Figure, axes: Axes, points: _Points) -> None:
             area = (start, y - tall * unit, start + width * unit, y + tall * unit)
             if low < area[0] and area[2] < high and not any(_overlap(area, a) for a in written):
                 areas.append(area)
-        if not areas or len(written) == _LANDMARKS:
+        if not areas or len(written) == most:
             continue
-        area = min(areas, key=lambda area: _covered(area, position))
+        area = min(areas, key=lambda area: _covered(area, every))
         written.append(area)
         halo = [patheffects.withStroke(linewidth=1.6, foreground="white")]
         axes.text(area[0], y, name, size=style.SMALL, va="center", path_effects=halo)
