@@ -156,7 +156,10 @@ def test_a_class_is_named_in_the_middle_of_its_points():
 
 
 def test_no_two_classes_look_alike():
-    assert len({embedding.look(place) for place in range(embedding._FEW)}) == embedding._FEW
+    for points in (0, 1_000_000):
+        looks = {embedding.look(place, points) for place in range(embedding._FEW)}
+        assert len(looks) == embedding._FEW
+    assert {marker for _, marker in looks} == {"o"}
 
 
 def test_equal_positions_are_drawn(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -194,7 +194,8 @@ def draw_groups(
 ) -> None:
     """Draw points by the colour and the marker of their group, one group over the other.
 
-    Many points take turns, so that no group hides another.
+    Many points take turns, so that no group hides another, and are dots: the smallest crosses
+    and stars are of unequal strength.
 
     Parameters
     ----------
@@ -209,7 +210,8 @@ def draw_groups(
         for group, (colour, marker) in looks.items():
             some = position[turn[member[turn] == group]]
             if len(some):
-                dots(axes, some, colour=colour, marker=marker, total=total, share=share)
+                form = marker if len(turns) == 1 else "o"
+                dots(axes, some, colour=colour, marker=form, total=total, share=share)
 
 
 def _mix(count: int) -> NDArray[np.int64]:
@@ -217,10 +219,23 @@ def _mix(count: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).permutation(count)
 
 
-def look(place: int) -> tuple[str, str]:
-    """Return the colour and the marker of the class at a place of the legend, no pair twice."""
-    turn, colour = divmod(place, len(style.COLOURS))
-    return style.COLOURS[colour], style.MARKERS[(colour + turn) % len(style.MARKERS)]
+def look(place: int, points: int = 0) -> tuple[str, str]:
+    """Return the colour and the marker of the class at a place of the legend, no pair twice.
+
+    With so many `points` that a marker's form can't be seen they are dots, and where colours
+    come again they are lighter or darker.
+    """
+    turn, number = divmod(place, len(style.COLOURS))
+    colour = style.COLOURS[number]
+    if points <= _MANY:
+        return colour, style.MARKERS[(number + turn) % len(style.MARKERS)]
+    if turn:
+        share, other = (0.5, "white") if turn == 1 else (0.45, "black")
+        if colour == "#000000":  # which can only become lighter
+            share, other = 0.3 * turn, "white"
+        mixed = (1 - share) * np.array(to_rgb(colour)) + share * np.array(to_rgb(other))
+        colour = to_hex(tuple(mixed))
+    return colour, "o"
 
 
 def _draw_few(
@@ -231,11 +246,12 @@ def _draw_few(
     present: NDArray[Any],
     left: float,
 ) -> None:
-    looks = {int(label): look(place) for place, label in enumerate(present)}
+    count = len(points.label)
+    looks = {int(label): look(place, count) for place, label in enumerate(present)}
     unlabelled = points.label < 0
     draw_groups(axes, points.position, points.label, {-1: (style.RULE, "o"), **looks})
-    if len(points.label) > _MANY and len(looks) > len(style.COLOURS):
-        _name_landmarks(figure, axes, points, _FEW)  # for markers are too small to be told apart
+    if count > _MANY and len(looks) > len(style.COLOURS):
+        _name_landmarks(figure, axes, points, _FEW)  # for shades are hard to tell apart
     entries = [
         (colour, marker, class_name(points.classes, label), int((points.label == label).sum()))
         for label, (colour, marker) in looks.items()

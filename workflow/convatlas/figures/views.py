@@ -126,7 +126,7 @@ def _columns(width: float) -> int:
 
 def _grouped(name: str, member: NDArray[np.int64], groups: Sequence[str], nothing: str) -> _Groups:
     present = np.unique(member[member >= 0])
-    looks = {int(group): look(place) for place, group in enumerate(present)}
+    looks = {int(group): look(place, len(member)) for place, group in enumerate(present)}
     return _Groups(name, member, groups, nothing, looks)
 
 
@@ -139,7 +139,7 @@ def _by_class(
     """
     if len(present) <= _GROUPS:
         names = [class_name(classes, i) for i in range(int(present.max(initial=-1)) + 1)]
-        looks = {int(group): look(place) for place, group in enumerate(present)}
+        looks = {int(group): look(place, len(label)) for place, group in enumerate(present)}
         return _Groups(name, label, names, "no label", looks)
     ends = (class_name(classes, int(present[0])), class_name(classes, int(present[-1])))
     return _Quantity(f"{name}, by output number", np.where(label < 0, np.nan, label), ends)
@@ -211,6 +211,7 @@ def plot_views(
     predicted = np.fromiter(map(int, told["predicted"]), np.int64, len(label))
     right = np.fromiter((int(value or -1) for value in told["correct"]), np.int64, len(label))
     present = np.unique(np.concatenate([label[label >= 0], predicted]))
+    _, cross = look(style.MARKERS.index("X"), len(label))  # a dot where it couldn't be seen
     views: list[_Colouring] = [
         _by_class("class", label, present, names),
         _by_class("the network's answer", predicted, present, names),
@@ -219,7 +220,7 @@ def plot_views(
             right,
             ("wrong", "right"),
             "no label",
-            {1: (style.COLOURS[0], "o"), 0: (style.COLOURS[1], "X")},
+            {1: (style.COLOURS[0], "o"), 0: (style.COLOURS[1], cross)},
         ),
     ]
     shown = {name: _by_attribute(name, known[name]) for name in chosen}
