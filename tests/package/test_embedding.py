@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from figure_artifacts import write_images
 from scipy.spatial.distance import cdist
 
+from convatlas import embedding
 from convatlas.embedding import arrange_grid, embed_codes, find_neighbours, measure_quality
 from convatlas.errors import DataError
 from convatlas.store import (
@@ -17,6 +19,7 @@ from convatlas.store import (
     Grid,
     ImageWriter,
     Neighbours,
+    Others,
     Quality,
     Recipe,
     read,
@@ -40,7 +43,15 @@ def clusters(count: int, groups: int = 6, units: int = 20, seed: int = 0) -> np.
     return codes.astype(np.float32)
 
 
-def neighbours_of(folder: Path, codes: np.ndarray, count: int = 30, components: int = 50) -> Path:
+def neighbours_of(
+    folder: Path,
+    codes: np.ndarray,
+    count: int = 30,
+    components: int = 50,
+    sample: int = 20_000,
+    seed: int = 0,
+) -> Path:
+    folder.mkdir(exist_ok=True)
     output = folder / "neighbours.h5"
     find_neighbours(
         activations=write_codes(folder / "activations.h5", codes),
@@ -50,18 +61,22 @@ def neighbours_of(folder: Path, codes: np.ndarray, count: int = 30, components: 
         code="mean",
         components=components,
         neighbours=count,
+        sample=sample,
+        seed=seed,
     )
     return output
 
 
-def embed(neighbours: Path, name: str = "embedding.h5", perplexity: float = 10) -> Path:
+def embed(
+    neighbours: Path, name: str = "embedding.h5", perplexity: float = 10, iterations: int = 150
+) -> Path:
     output = neighbours.with_name(name)
     embed_codes(
         neighbours=neighbours,
         output=output,
         recipe=Recipe(),
         perplexity=perplexity,
-        iterations=150,
+        iterations=iterations,
         early_exaggeration=12,
         seed=0,
     )
@@ -149,17 +164,158 @@ def test_pixels_can_be_mapped(tmp_path: Path) -> None:
         code="mean",
         components=60,
         neighbours=6,
+        sample=30,
+        seed=0,
     )
     found = read(Neighbours, tmp_path / "n.h5")  # as many components as images: nothing is lost
     np.testing.assert_array_equal(found.neighbour, nearest(pixels.reshape(30, -1), 6))
 
 
+# ----------------------------------------------------------- more than are embedded
+
+
+def others_of(neighbours: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the images that aren't in the sample, and all that is known of them."""
+    with Others(neighbours) as others:
+        found = list(others.blocks(("code", "neighbour", "distance"), 7))
+        blocks = [block for _, block in found]
+        whole = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        assert np.concatenate([image for image, _ in found]).tolist() == others.image.tolist()
+        return others.image, whole
+
+
+def test_the_sample_is_uniform_and_keeps_what_it_has() -> None:
+    draws = {(n, k): embedding._draw(n, k, 3) for n in (5000, 5500) for k in (1000, 2000)}
+    for (images, sample), drawn in draws.items():
+        assert len(np.unique(drawn)) == sample
+        assert np.all(np.diff(drawn) > 0)
+        assert abs(np.mean(drawn) / images - 0.5) < 4 * 0.29 / sample**0.5
+    assert set(draws[5000, 1000]) < set(draws[5000, 2000])
+    # Of more images each is less likely: a sample of 1,000 keeps 10 of 11.
+    assert len(set(draws[5000, 1000]) & set(draws[5500, 1000])) > 850
+    assert embedding._draw(5000, 1000, 4).tolist() != draws[5000, 1000].tolist()
+
+
+def test_the_sample_is_mapped_as_if_it_were_alone(tmp_path: Path) -> None:
+    codes = clusters(200)
+    some = neighbours_of(tmp_path / "some", codes, 20, sample=80)
+    found = read(Neighbours, some)
+    assert found.image is not None
+    assert len(found.image) == 80
+    alone = neighbours_of(tmp_path / "alone", codes[found.image], 20)
+    for name in ("code", "neighbour", "distance"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(read(Neighbours, alone), name))
+    mapped, only = read(Embedding, embed(some)), read(Embedding, embed(alone))
+    np.testing.assert_array_equal(mapped.position[found.image], only.position)
+    assert mapped.embedded is not None
+    assert np.flatnonzero(mapped.embedded).tolist() == found.image.tolist()
+    assert (mapped.sampled, mapped.kl_divergence) == (80, only.kl_divergence)
+    assert (only.sampled, only.embedded) == (None, None)
+
+
+def test_others_get_their_nearest_in_the_sample(tmp_path: Path) -> None:
+    codes = clusters(90)
+    neighbours = neighbours_of(tmp_path, codes, 12, sample=40)
+    sample = read(Neighbours, neighbours).image
+    image, found = others_of(neighbours)
+    assert image.tolist() == sorted(set(range(90)) - set(sample))
+    distance = cdist(codes[image].astype(float), codes[sample].astype(float))
+    expected = np.argsort(distance, axis=1)[:, :15]  # 20 components: nothing is lost
+    np.testing.assert_array_equal(found["neighbour"], expected)
+    np.testing.assert_allclose(
+        found["distance"], np.take_along_axis(distance, expected, 1), rtol=1e-4
+    )
+
+
+def test_others_are_placed_in_their_clusters(tmp_path: Path) -> None:
+    codes = clusters(400)
+    neighbours = neighbours_of(tmp_path, codes, sample=120)
+    sample, others = read(Neighbours, neighbours).image, others_of(neighbours)[0]
+    position = read(Embedding, embed(neighbours)).position
+    near = sample[np.argsort(cdist(position[others], position[sample]), axis=1)[:, :5]]
+    assert (near % 6 == others[:, None] % 6).mean() > 0.95
+
+
+def test_a_copy_is_placed_beside_what_it_is_a_copy_of(tmp_path: Path) -> None:
+    codes = clusters(300)
+    sample = embedding._draw(300, 150, 0)
+    others = np.setdiff1d(np.arange(300), sample)
+    codes[others] = codes[sample]
+    position = read(Embedding, embed(neighbours_of(tmp_path, codes, sample=150))).position
+    distance = cdist(position[others], position[sample])
+    rank = (distance < np.diag(distance)[:, None]).sum(1)
+    assert np.median(rank) <= 2  # of 150, with 25 in its cluster
+    assert np.mean(rank < 10) > 0.95
+
+
+def test_the_others_dont_depend_on_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    neighbours = neighbours_of(tmp_path, clusters(150), sample=50)
+    first = embed(neighbours, "a.h5")
+    assert first.read_bytes() == embed(neighbours, "b.h5").read_bytes()
+    monkeypatch.setattr(embedding, "_ROWS", 7)
+    again = read(Embedding, embed(neighbours, "c.h5")).position
+    np.testing.assert_allclose(again, read(Embedding, first).position, atol=1e-4)
+
+
+def test_a_sample_with_one_code(tmp_path: Path) -> None:
+    position = read(
+        Embedding, embed(neighbours_of(tmp_path, np.ones((30, 4), np.float32), sample=10))
+    ).position
+    assert position.shape == (30, 2)
+    assert not position.any()
+
+
+def test_memory_doesnt_grow_with_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for a few numbers an image: its random one, whether it is embedded, its place."""
+    monkeypatch.setattr(embedding, "_HELD", 1 << 18)
+    monkeypatch.setattr(embedding, "_ROWS", 1000)
+    monkeypatch.setattr(embedding, "_PLACING_ITERATIONS", 2)
+    monkeypatch.setattr(embedding, "_EARLY_ITERATIONS", 2)
+
+    def peak(images: int) -> int:
+        folder = tmp_path / str(images)
+        codes = clusters(images, units=64)
+        folder.mkdir()
+        write_codes(folder / "activations.h5", codes)
+        del codes
+        tracemalloc.start()
+        find_neighbours(
+            activations=folder / "activations.h5",
+            output=folder / "n.h5",
+            recipe=Recipe(),
+            layer="code",
+            code="mean",
+            components=50,
+            neighbours=30,
+            sample=200,
+            seed=0,
+        )
+        embed(folder / "n.h5", iterations=2)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    few, many = peak(3000), peak(9000)
+    assert many - few < 6000 * 60  # bytes; a code has 256, what is stored of it 320
+
+
 # ---------------------------------------------------------------------- the quality
 
 
-def judge(folder: Path, codes: np.ndarray, position: np.ndarray, labels: list[int]) -> Quality:
+def judge(
+    folder: Path,
+    codes: np.ndarray,
+    position: np.ndarray,
+    labels: list[int],
+    sample: int = 20_000,
+) -> Quality:
+    folder.mkdir(exist_ok=True)
     write_images(folder / "i.h5", (4, 4), labels)
-    graph = neighbours_of(folder, codes, 20)
+    graph = neighbours_of(folder, codes, 20, sample=sample)
     map_ = Embedding(position=position.astype(np.float32), layer="code", perplexity=7.0)
     write(folder / "m.h5", map_, Recipe())
     measure_quality(
@@ -211,6 +367,26 @@ def test_labels_that_are_missing_dont_vote(tmp_path: Path) -> None:
     labels = [i % 2 if i < 30 else -1 for i in range(40)]
     assert judge(tmp_path, codes, codes, labels).code_accuracy[0] == 1
     assert np.isnan(judge(tmp_path, codes, codes, [-1] * 40).code_accuracy[0])
+
+
+def test_with_a_sample_the_nearest_are_still_those_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are judged, so that the same comes out; then some of them, within what chance allows."""
+    codes = clusters(160, groups=4, units=2)
+    shifted = codes + np.random.default_rng(1).normal(0, 0.5, codes.shape).astype(np.float32)
+    labels = [i % 4 if i % 7 else -1 for i in range(160)]
+    monkeypatch.setattr(embedding, "_ROWS", 30)
+    full = judge(tmp_path / "full", codes, shifted, labels)
+    some = judge(tmp_path / "some", codes, shifted, labels, sample=40)
+    for name in ("trustworthiness", "recall", "map_accuracy", "code_accuracy"):
+        assert getattr(some, name)[0] == pytest.approx(getattr(full, name)[0], abs=0.01), name
+    assert (some.images, some.trusted) == (160, 160)
+    monkeypatch.setattr(embedding, "_TRUSTED", 80)
+    fewer = judge(tmp_path / "fewer", codes, shifted, labels, sample=40)
+    assert (fewer.images, fewer.trusted) == (80, 80)
+    assert fewer.recall[0] == pytest.approx(full.recall[0], abs=0.06)
+    assert fewer.code_accuracy[0] == pytest.approx(full.code_accuracy[0], abs=0.12)
 
 
 def test_a_single_unit_can_be_mapped(tmp_path: Path) -> None:

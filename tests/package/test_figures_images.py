@@ -91,8 +91,75 @@ def test_scatter_csv_holds_the_positions(tmp_path):
     assert table["class"] == ["class 2", "class 0"]
 
 
+@pytest.mark.parametrize("classes", [2, 12, 60])
+def test_scatter_of_many_with_a_sample(classes, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, "_MANY", 50)
+    labels = [i % classes - (i % 7 == 0) for i in range(120)]
+    write_images(tmp_path / "i.h5", (2, 2), labels)
+    write_predictions(tmp_path / "p.csv", labels, [0] * 120)
+    position = np.random.default_rng(0).normal(size=(120, 2)).astype(np.float32)
+    embedded = (np.arange(120) % 3 == 0).astype(np.uint8)
+    artifact = store.Embedding(position, LONG_LAYER, 30.0, 0.5, embedded, 40)
+    store.write(tmp_path / "e.h5", artifact, RECIPE)
+    plot_scatter(
+        tmp_path / "e.h5",
+        tmp_path / "i.h5",
+        output=tmp_path / "s.png",
+        predictions=tmp_path / "p.csv",
+        formats=["svg"],
+    )
+    table = read_csv(tmp_path / "s.csv")
+    assert [int(x) for x in table["embedded"]] == embedded.tolist()
+    assert [int(x) for x in table["label"]] == labels
+    assert artifact.sampled is not None
+    told = "40 of 120 images embedded, the others placed among them"
+    assert embedding.mapped(artifact) == told
+    assert told in (tmp_path / "s.svg").read_text(encoding="utf-8")
+
+
+def test_many_points_of_a_group_dont_hide_those_of_another(monkeypatch):
+    """Each is drawn once, and what is drawn first and last is of both groups."""
+    drawn: list[tuple[str, float]] = []
+
+    class Axes:
+        def scatter(self, x, y, *, c, **rest):
+            drawn.extend((c if isinstance(c, str) else tuple(c[i]), x[i]) for i in range(len(x)))
+
+    position = np.stack([np.arange(400.0)] * 2, 1)
+    member = np.arange(400) // 200
+    looks = {0: ("red", "o"), 1: ("blue", "s")}
+    embedding.draw_groups(Axes(), position, member, looks)
+    assert [colour for colour, _ in drawn] == ["red"] * 200 + ["blue"] * 200
+    monkeypatch.setattr(embedding, "_MANY", 100)
+    drawn.clear()
+    embedding.draw_groups(Axes(), position, member, looks)
+    assert sorted(x for _, x in drawn) == list(range(400))
+    assert all((colour == "blue") == (x >= 200) for colour, x in drawn)
+    assert {colour for colour, _ in drawn[:50]} == {colour for colour, _ in drawn[-50:]}
+    drawn.clear()
+    embedding.dots(Axes(), position, colour=np.eye(2)[member])
+    assert sorted(x for _, x in drawn) == list(range(400))
+    assert all((colour == (0, 1)) == (x >= 200) for colour, x in drawn)
+    assert 60 < sum(x < 200 for _, x in drawn[:200]) < 140
+
+
+def test_a_class_is_named_in_the_middle_of_its_points():
+    position = np.array([[0, 0], [9, 9], [1, 1], [2, 0], [7, 7.0], [5, 5]])
+    label = np.array([3, 8, 3, 3, -1, 8])
+    position[5] = [8.8, 9]
+    found = embedding._middles(position, label)
+    assert label[found].tolist() == [3, 8]
+    assert found[0] in (0, 2, 3)
+    three = position[[0, 2, 3]]
+    away = np.linalg.norm(three - np.median(three, 0), axis=1)
+    assert found[0] == [0, 2, 3][int(away.argmin())]
+
+
 def test_no_two_classes_look_alike():
-    assert len({embedding.look(place) for place in range(embedding._FEW)}) == embedding._FEW
+    for points in (0, 1_000_000):
+        looks = {embedding.look(place, points) for place in range(embedding._FEW)}
+        assert len(looks) == embedding._FEW
+    assert {marker for _, marker in looks} == {"o"}
 
 
 def test_equal_positions_are_drawn(tmp_path):

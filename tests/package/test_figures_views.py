@@ -237,6 +237,31 @@ def test_quality(labels: list[int], count: int, tmp_path: Path) -> None:
     assert [float(x) for x in table["recall"]] == pytest.approx(np.linspace(0.5, 0.9, count))
 
 
+def test_maps_of_a_sample_say_so(tmp_path: Path) -> None:
+    """In the second line of each sheet, and in the tables image by image."""
+    embedded = (np.arange(12) % 2).astype(np.uint8)
+    position = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32)
+    maps = {"a": ("fc", 5.0), "b": ("fc", 30.0), "c": ("pixels", 30.0)}
+    for name, (layer, perplexity) in maps.items():
+        artifact = store.Embedding(position, layer, perplexity, 0.5, embedded, 6)
+        store.write(tmp_path / f"{name}.h5", artifact, RECIPE)
+    write_images(tmp_path / "i.h5", (4, 4), [0, 1] * 6)
+    write_predictions(tmp_path / "p.csv", [0, 1] * 6, [0] * 12)
+    write_quality(tmp_path / "q.h5", ["fc", "fc", "pixels"], [5.0, 30.0, 30.0])
+    paths = {name: tmp_path / f"{name}.h5" for name in "abciq"}
+    draw = {
+        "views": (plot_views, paths["b"], paths["i"], tmp_path / "p.csv"),
+        "perplexities": (plot_perplexities, [paths["a"], paths["b"]], paths["q"], paths["i"]),
+        "quality": (plot_quality, [paths["c"], paths["b"]], paths["q"], paths["i"]),
+    }
+    for name, (plot, *inputs) in draw.items():
+        plot(*inputs, output=tmp_path / f"{name}.png", formats=["svg"], dpi=60)
+        text = (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+        assert "6 of 12 images embedded, the others placed among them" in text
+    assert read_csv(tmp_path / "views.csv")["embedded"] == ["0", "1"] * 6
+    assert read_csv(tmp_path / "perplexities.csv")["embedded"] == ["0", "1"] * 12
+
+
 def test_perplexities_stand_in_order_and_once(tmp_path: Path) -> None:
     """The third was lowered to that of the first, as with few images."""
     for name, perplexity in (("a", 30.0), ("b", 5.0), ("c", 30.0)):

@@ -189,6 +189,14 @@ def test_a_table_by_columns_and_by_rows(tmp_path: Path) -> None:
         read_csv(path, only=["d", "a"])
 
 
+def test_some_columns_of_a_table(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", {"a": range(3), "b": iter("xyz"), "c": [0] * 3})
+    assert read_csv(tmp_path / "t.csv", ["c", "a"]) == {"a": ["0", "1", "2"], "c": ["0"] * 3}
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3\n")
+    with pytest.raises(DamagedFile):
+        read_csv(tmp_path / "t.csv", ["a"])
+
+
 def test_half_a_json_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"a": [1, 2]})[:-3])

@@ -56,7 +56,11 @@ ARTIFACTS = {
         numbers(3, 2), whole(3, 2) > 3, "c",
     ),
     "neighbours": store.Neighbours(numbers(6, 3), whole(6, 2), numbers(6, 2), "c"),
+    "neighbours in a sample": store.Neighbours(
+        numbers(6, 3), whole(6, 2), numbers(6, 2), "c", whole(6)
+    ),
     "embedding": store.Embedding(numbers(6, 2), "c", 0.25),
+    "embedding of a sample": store.Embedding(numbers(6, 2), "c", 0.25, 0.5, one(6), 4),
     "grid": store.Grid(whole(3, 3), "c"),
     "quality": store.Quality(
         np.array(["c", "pixels"], object), numbers(2), numbers(2), numbers(2), numbers(2),
@@ -129,6 +133,28 @@ def test_round_trip_bytes_and_xarray(name: str, tmp_path: Path) -> None:
         assert opened.attrs["code"] == "c0de"
         assert opened.attrs["digest"] == RECIPE.attributes()["digest"]
         assert opened.attrs["convatlas_version"]
+
+
+def test_others_come_back_beside_their_sample(tmp_path: Path) -> None:
+    sample = store.Neighbours(numbers(2, 3), whole(2, 1), numbers(2, 1), "c", np.array([1, 4]))
+    code, near, far = numbers(4, 3), whole(4, 2), numbers(4, 2)
+    for name in "ab":
+        with store.OthersWriter(tmp_path / f"{name}.h5", RECIPE, sample, 6, 2) as writer:
+            writer.append(code[:1], near[:1], far[:1])
+            writer.append(code[1:], near[1:], far[1:])
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    np.testing.assert_array_equal(read(store.Neighbours, tmp_path / "a.h5").image, [1, 4])
+    with store.Others(tmp_path / "a.h5") as others:
+        (first, block), (rest, last) = others.blocks(("code", "neighbour", "distance"), 3)
+    assert (first.tolist(), rest.tolist()) == ([0, 2, 3], [5])
+    for name, written in (("code", code), ("neighbour", near), ("distance", far)):
+        np.testing.assert_array_equal(np.concatenate([block[name], last[name]]), written)
+    with xarray.open_dataset(tmp_path / "a.h5", group="others", engine="h5netcdf") as opened:
+        assert opened["neighbour"].dims == ("index", "rank")
+    write(tmp_path / "all.h5", ARTIFACTS["neighbours"], RECIPE)
+    with store.Others(tmp_path / "all.h5") as others:
+        assert not len(others.image)
+        assert not list(others.blocks(("code",), 3))
 
 
 def test_digests_tell_recipes_apart(tmp_path: Path) -> None:

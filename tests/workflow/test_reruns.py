@@ -486,6 +486,7 @@ CONFIG_ROWS = [
     ),
     row("analyses.embedding.components", put(EMBEDDING + "components", 4), "find_neighbours"),
     row("analyses.embedding.neighbours", put(EMBEDDING + "neighbours", 20), "find_neighbours"),
+    row("analyses.embedding.sample", put(EMBEDDING + "sample", 10), "find_neighbours"),
     row("analyses.embedding.perplexity", put(EMBEDDING + "perplexity", 4), "embed_codes"),
     row(
         "analyses.embedding.perplexities",
@@ -508,7 +509,7 @@ CONFIG_ROWS = [
     row(
         "analyses.embedding.seed",
         put(EMBEDDING + "seed", 5),
-        *(*EMBEDDING_RULES, "arrange_grid", "measure_quality"),
+        *("find_neighbours", *EMBEDDING_RULES, "arrange_grid", "measure_quality"),
     ),
     row("analyses.embedding.grid", put(EMBEDDING + "grid", 4), "arrange_grid"),
     row("analyses.occlusion.size", put(OCCLUSION + "size", 16), *SWEEPING),

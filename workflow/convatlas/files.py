@@ -238,10 +238,11 @@ def read_json(path: AnyPath) -> Any:
         raise DamagedFile(path, f"is not JSON ({error})") from error
 
 
-def write_csv(path: AnyPath, columns: Mapping[str, Sequence[Any]]) -> None:
+def write_csv(path: AnyPath, columns: Mapping[str, Iterable[Any]]) -> None:
     """Write equally long `columns` under their names, whole or not at all.
 
-    Floats are written with 9 significant digits, which tells every float32 apart.
+    They are gone through once, row by row, so that long ones needn't be lists. Floats are
+    written with 9 significant digits, which tells every float32 apart.
     """
     write_rows(path, list(columns), zip(*columns.values(), strict=True))
 

@@ -324,14 +324,20 @@ class Projections:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest images of each image by code, itself excluded, nearest first."""
+    """The nearest images of each image by code, itself excluded, nearest first.
+
+    Of more images than are embedded it is the sample that is, as if there were no others:
+    `image` says which they are. The file then has the others, too, see `Others`.
+    """
 
     code: Array = field(
         metadata=on("index", "component")
     )  # (N,D) float32, principal components of the codes
-    neighbour: Array = field(metadata=on("index", "rank"))  # (N,K) int
+    neighbour: Array = field(metadata=on("index", "rank"))  # (N,K) int, rows of this artifact
     distance: Array = field(metadata=on("index", "rank"))  # (N,K) float32, Euclidean
     layer: str = ""
+    # (N,) int, row in images.h5, ascending; absent where they are all images
+    image: Array | None = field(default=None, metadata=on("index"))
 
 
 @dataclass(frozen=True)
@@ -341,7 +347,11 @@ class Embedding:
     position: Array = field(metadata=on("index", "xy"))  # (N,2) float32
     layer: str = ""
     perplexity: float = 0.0  # used: less than asked for if there are too few images
-    kl_divergence: float = 0.0
+    kl_divergence: float = 0.0  # of those that were embedded
+    # (N,) uint8, 1 where t-SNE embedded the image, 0 where it was placed among those; absent
+    # where all were embedded
+    embedded: Array | None = field(default=None, metadata=on("index"))
+    sampled: int | None = None  # how many were embedded, if not all
 
 
 @dataclass(frozen=True)
@@ -359,7 +369,7 @@ class Quality:
     map_accuracy: Array = field(metadata=on("map"))  # (M,) of a vote of the nearest in the map
     code_accuracy: Array = field(metadata=on("map"))  # (M,) of a vote of the nearest by code
     near: int  # neighbours that count as near
-    images: int  # over which recall and accuracies are means
+    images: int  # over which recall and accuracies are means: all, or a sample
     trusted: int  # a sample of so many images, among which trustworthiness is measured
 
 
@@ -606,6 +616,112 @@ class Filters:
     mean_aliased: float = float("nan")
 
 
+# -------------------------------------------------------------------- neighbours
+
+
+class OthersWriter:
+    """Write the neighbours of a sample, and block by block those of all others among it.
+
+    A context manager.
+
+    Parameters
+    ----------
+    path, recipe : as for `write`.
+    sample : what `read(Neighbours, path)` returns, with `image`.
+    images : how many there are in all.
+    kept : neighbours of each of the others.
+    """
+
+    _GROUP: ClassVar[str] = "others"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        recipe: Recipe,
+        sample: Neighbours,
+        images: int,
+        kept: int,
+    ) -> None:
+        if sample.image is None:
+            raise ValueError("a sample without the numbers of its images")
+        self._creating = creating(path, recipe)
+        self._sample, self._kept = sample, kept
+        others = np.ones(images, bool)
+        others[sample.image] = False
+        self._image = np.flatnonzero(others)
+
+    def __enter__(self) -> OthersWriter:
+        file = self._creating.__enter__()
+        _write_into(file, self._sample)
+        self._group = file.create_group(self._GROUP)
+        count, components = len(self._image), self._sample.code.shape[1]
+        for name, dtype, length in (
+            ("code", "f4", components),
+            ("neighbour", "i4", self._kept),
+            ("distance", "f4", self._kept),
+        ):
+            self._group.create_dataset(name, shape=(count, length), dtype=dtype)
+        _add(self._group, "image", self._image)
+        for name, axes in (
+            ("code", ("index", "component")),
+            ("neighbour", ("index", "rank")),
+            ("distance", ("index", "rank")),
+            ("image", ("index",)),
+        ):
+            _attach(self._group, self._group[name], axes)
+        self._done = 0
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._creating.__exit__(*error)
+
+    def append(self, code: Array, neighbour: Array, distance: Array) -> None:
+        """Add the next others, by rising number of the image.
+
+        `code` is (n,D), `neighbour` (n,kept) rows of the sample, `distance` (n,kept).
+        """
+        stop = self._done + len(code)
+        for name, value in (("code", code), ("neighbour", neighbour), ("distance", distance)):
+            self._group[name][self._done : stop] = value
+        self._done = stop
+
+
+class Others:
+    """The images that aren't in the sample of a `Neighbours`, in blocks; a context manager.
+
+    Attributes
+    ----------
+    image : (M,) int, rows in images.h5, ascending; none where the neighbours are of all.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._reading = reading(path)
+
+    def __enter__(self) -> Others:
+        file = self._reading.__enter__()
+        try:
+            self._group = file.get(OthersWriter._GROUP)
+            self.image: Array = np.zeros(0, np.int64)
+            if self._group is not None:
+                self.image = np.asarray(self._group["image"][()])
+        except BaseException:
+            self._reading.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._reading.__exit__(*error)
+
+    def blocks(self, names: Sequence[str], rows: int) -> Iterator[tuple[Array, dict[str, Array]]]:
+        """Yield the images of each block and, by name, its ``code``, ``neighbour``, ``distance``.
+
+        These are (n,D) float32, (n,k) int32, rows of the sample, and (n,k) float32.
+        """
+        for start in range(0, len(self.image), rows):
+            part = slice(start, start + rows)
+            yield self.image[part], {name: np.asarray(self._group[name][part]) for name in names}
+
+
 # ------------------------------------------------------------------------ images
 
 
@@ -738,6 +854,8 @@ class Images:
     mean, std : (3,) float64, over all pixels of all images, in 0..255.
     """
 
+    _NAMES = 1 << 12  # read at a time
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._reading = reading(path)
 
@@ -772,6 +890,11 @@ class Images:
     def names(self, start: int = 0, stop: int | None = None) -> list[str]:
         """Return the names of images `start` to `stop`, of all if left out."""
         return [str(name) for name in self._file["name"].asstr()[start:stop]]
+
+    def each_name(self) -> Iterator[str]:
+        """Yield the name of every image; while the file is open."""
+        for start in range(0, len(self), self._NAMES):
+            yield from self.names(start, start + self._NAMES)
 
     def name(self, index: int) -> str:
         """Return the name of one image."""

@@ -1,9 +1,10 @@
 """Map the images by their codes, and by their pixels.
 
 Needs: activations, images.
-Makes: each image's nearest neighbours by code, a t-SNE map of them, more of these at other
-perplexities, the layout of one as a grid, how well all of them keep neighbours; the map as a
-scatter, as a grid of pictures and in several colourings, and maps beside each other.
+Makes: each image's nearest neighbours by code (of very many images within a sample), a t-SNE map
+of them, more of these at other perplexities, the layout of one as a grid, how well all of them keep
+neighbours; the map as a scatter, as a grid of pictures and in several colourings, and maps beside
+each other.
 """
 
 
@@ -26,6 +27,8 @@ rule find_neighbours:
             summary=summary_for("embedding"),
             components=analysis("embedding", "components"),
             neighbours=analysis("embedding", "neighbours"),
+            sample=analysis("embedding", "sample"),
+            seed=analysis("embedding", "seed"),
         ),
     script:
         "../scripts/find_neighbours.py"

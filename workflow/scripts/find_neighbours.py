@@ -13,4 +13,6 @@ with Job.of(snakemake) as job:
         code=snakemake.params.summary,
         components=snakemake.params.components,
         neighbours=snakemake.params.neighbours,
+        sample=snakemake.params.sample,
+        seed=snakemake.params.seed,
     )

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ _LANDMARKS = 14  # points that get their name where the classes are more
 _ROW = 0.125  # height of a line of the legend
 _Area = tuple[float, float, float, float]  # left, bottom, right, top
 _CELLS = 4800  # pixels that a picture grid is wide at most
+_MANY = 20_000  # points: of more, each hides others, so they are drawn in a mixed order
+_ROUNDS = 16  # in which groups of many points are drawn in turn
 
 
 # ---------------------------------------------------------------------- scatter
@@ -43,7 +45,6 @@ class _Points:
     position: NDArray[Any]  # (N,2)
     label: NDArray[Any]  # (N,) -1 where unknown
     predicted: NDArray[Any]  # (N,) -1 without predictions
-    names: Sequence[str]
     classes: Sequence[str]
 
     @property
@@ -70,16 +71,18 @@ def plot_scatter(
     Up to 24 classes are told apart by colour and marker and named beside the map. With
     more, colour runs through the classes in the order of the network's outputs, some
     points far from each other are named, and, with `predictions`, crosses mark what
-    the network got wrong. The CSV holds every point.
+    the network got wrong. Of more than 20,000 points none is a cross, some classes are named
+    where most of their points lie, and vector formats hold the points as pixels. The CSV holds
+    every point, and whether it was embedded or placed among those that were.
     """
     placed = store.read(store.Embedding, embedding)
     with store.Images(images) as source:
-        label, names = source.labels(), source.names()
+        label = source.labels()
     predicted = np.full(len(label), -1)
     if predictions is not None:
-        told = read_csv(predictions, only=["predicted"])["predicted"]
-        predicted = np.array([int(value) for value in told])
-    points = _Points(placed.position, label, predicted, names, read_classes(classes))
+        told = read_csv(predictions, ["predicted"])["predicted"]
+        predicted = np.fromiter(map(int, told), np.int64, len(told))
+    points = _Points(placed.position, label, predicted, read_classes(classes))
     present = np.unique(label[label >= 0])
     few = len(present) <= _FEW
 
@@ -92,7 +95,7 @@ def plot_scatter(
         style.head(
             paper,
             title,
-            f"{len(label)} images, near where their codes are near (t-SNE, perplexity "
+            f"{mapped(placed)}, near where their codes are near (t-SNE, perplexity "
             f"{placed.perplexity:.3g}); the axes have no unit",
         )
         axes = style.panel(figure, style.MARGIN, style.HEADING, _SIDE, _SIDE)
@@ -105,17 +108,34 @@ def plot_scatter(
             _draw_few(figure, paper, axes, points, present, left)
         else:
             _draw_many(figure, paper, axes, points, left)
-    columns: dict[str, Any] = {
-        "image": range(len(label)),
-        "name": names,
-        "label": label,
-        "class": [class_name(points.classes, int(i)) for i in label],
-        "x": placed.position[:, 0],
-        "y": placed.position[:, 1],
-    }
-    if predictions is not None:
-        columns["predicted"] = predicted
-    write_csv(Path(output).with_suffix(".csv"), columns)
+    with store.Images(images) as source:
+        columns: dict[str, Any] = {
+            "image": range(len(label)),
+            "name": source.each_name(),
+            "label": label,
+            "class": (class_name(points.classes, int(i)) for i in label),
+            "x": placed.position[:, 0],
+            "y": placed.position[:, 1],
+            "embedded": embedded(placed),
+        }
+        if predictions is not None:
+            columns["predicted"] = predicted
+        write_csv(Path(output).with_suffix(".csv"), columns)
+
+
+def mapped(placed: store.Embedding) -> str:
+    """Say how many images a map has, and how they came there if not all by t-SNE."""
+    count = len(placed.position)
+    if placed.sampled is None:
+        return f"{count} images"
+    return f"{placed.sampled:,} of {count:,} images embedded, the others placed among them"
+
+
+def embedded(placed: store.Embedding) -> NDArray[np.uint8]:
+    """Return for each image of a map whether t-SNE embedded it, (N,), or placed it (0)."""
+    if placed.embedded is None:
+        return np.ones(len(placed.position), np.uint8)
+    return np.asarray(placed.embedded)
 
 
 def frame(axes: Axes, position: NDArray[Any]) -> None:
@@ -144,9 +164,15 @@ def dots(
     """Draw points, smaller the more there are; as pixels where vectors would be too many.
 
     `total` is how many there are on the map, if more than these; `share` shrinks their area.
+    Many with a colour each are drawn in a mixed order, or the last class would hide the first.
     """
     total = total or len(position)
     size = float(np.clip(6000 / max(total, 1), 2, 22)) * share
+    if total > _MANY:  # from there on their area shrinks almost as their number grows
+        size *= (_MANY / total) ** 0.9
+        if isinstance(colour, np.ndarray):
+            order = _mix(len(position))
+            position, colour = position[order], colour[order]
     axes.scatter(
         position[:, 0],
         position[:, 1],
@@ -159,10 +185,57 @@ def dots(
     )
 
 
-def look(place: int) -> tuple[str, str]:
-    """Return the colour and the marker of the class at a place of the legend, no pair twice."""
-    turn, colour = divmod(place, len(style.COLOURS))
-    return style.COLOURS[colour], style.MARKERS[(colour + turn) % len(style.MARKERS)]
+def draw_groups(
+    axes: Axes,
+    position: NDArray[Any],
+    member: NDArray[Any],
+    looks: Mapping[int, tuple[str, str]],
+    share: float = 1.0,
+) -> None:
+    """Draw points by the colour and the marker of their group, one group over the other.
+
+    Many points take turns, so that no group hides another, and are dots: the smallest crosses
+    and stars are of unequal strength.
+
+    Parameters
+    ----------
+    position, member : (N,2), and (N,) the number of the group.
+    looks : for each group that is drawn, in the order of drawing.
+    """
+    total = len(position)
+    turns = [np.arange(total)]
+    if total > _MANY:
+        turns = np.array_split(_mix(total), _ROUNDS)
+    for turn in turns:
+        for group, (colour, marker) in looks.items():
+            some = position[turn[member[turn] == group]]
+            if len(some):
+                form = marker if len(turns) == 1 else "o"
+                dots(axes, some, colour=colour, marker=form, total=total, share=share)
+
+
+def _mix(count: int) -> NDArray[np.int64]:
+    """Return the numbers up to `count` in a random order, which is always the same."""
+    return np.random.default_rng(0).permutation(count)
+
+
+def look(place: int, points: int = 0) -> tuple[str, str]:
+    """Return the colour and the marker of the class at a place of the legend, no pair twice.
+
+    With so many `points` that a marker's form can't be seen they are dots, and where colours
+    come again they are lighter or darker.
+    """
+    turn, number = divmod(place, len(style.COLOURS))
+    colour = style.COLOURS[number]
+    if points <= _MANY:
+        return colour, style.MARKERS[(number + turn) % len(style.MARKERS)]
+    if turn:
+        share, other = (0.5, "white") if turn == 1 else (0.45, "black")
+        if colour == "#000000":  # which can only become lighter
+            share, other = 0.3 * turn, "white"
+        mixed = (1 - share) * np.array(to_rgb(colour)) + share * np.array(to_rgb(other))
+        colour = to_hex(tuple(mixed))
+    return colour, "o"
 
 
 def _draw_few(
@@ -173,12 +246,12 @@ def _draw_few(
     present: NDArray[Any],
     left: float,
 ) -> None:
-    looks = {int(label): look(place) for place, label in enumerate(present)}
+    count = len(points.label)
+    looks = {int(label): look(place, count) for place, label in enumerate(present)}
     unlabelled = points.label < 0
-    if unlabelled.any():
-        dots(axes, points.position[unlabelled], colour=style.RULE)
-    for label, (colour, marker) in looks.items():
-        dots(axes, points.position[points.label == label], colour=colour, marker=marker)
+    draw_groups(axes, points.position, points.label, {-1: (style.RULE, "o"), **looks})
+    if count > _MANY and len(looks) > len(style.COLOURS):
+        _name_landmarks(figure, axes, points, _FEW)  # for shades are hard to tell apart
     entries = [
         (colour, marker, class_name(points.classes, label), int((points.label == label).sum()))
         for label, (colour, marker) in looks.items()
@@ -208,13 +281,17 @@ def _draw_many(figure: Figure, paper: Axes, axes: Axes, points: _Points, left: f
     norm = Normalize(0, max(len(points.classes) - 1, int(points.label.max())))
     colours = mpl.colormaps[style.QUANTITY](norm(points.label))
     colours[points.label < 0] = mpl.colors.to_rgba(style.RULE)
+    few = len(points.label) <= _MANY
     right = ~points.wrong
-    dots(axes, points.position[right], colour=colours[right])
-    if points.wrong.any():
-        dots(axes, points.position[points.wrong], colour=colours[points.wrong], marker="x")
+    if few:
+        dots(axes, points.position[right], colour=colours[right])
+        if points.wrong.any():
+            dots(axes, points.position[points.wrong], colour=colours[points.wrong], marker="x")
+    else:
+        dots(axes, points.position, colour=colours)
     _name_landmarks(figure, axes, points)
     top = style.HEADING
-    if (points.predicted >= 0).any():
+    if few and (points.predicted >= 0).any():
         told = "right" if (points.label >= 0).all() else "right, or no label"
         entries = [
             (style.INK, "o", told, int(right.sum())),
@@ -240,18 +317,22 @@ def _draw_many(figure: Figure, paper: Axes, axes: Axes, points: _Points, left: f
     bar.set_frame_on(False)
 
 
-def _name_landmarks(figure: Figure, axes: Axes, points: _Points) -> None:
-    """Write the class at points chosen one by one, each the farthest from those before.
+def _name_landmarks(figure: Figure, axes: Axes, points: _Points, most: int = _LANDMARKS) -> None:
+    """Write the class at `most` points chosen one by one, each the farthest from those before.
 
+    Of many points only one of each class is chosen from, that in the middle of its points.
     A name stands right or left of its point, where it covers fewer others; one that
     would run into a name already written is left out.
     """
     labelled = np.flatnonzero(points.label >= 0)
+    if len(points.label) > _MANY:
+        labelled = _middles(points.position, points.label)
+    every = points.position[points.label >= 0]
     position = points.position[labelled].astype(np.float64)
     (low, high), tall = axes.get_xlim(), 0.06
     unit = (high - low) / _SIDE  # data units to the inch
     written: list[_Area] = []
-    for place in _spread(position, 2 * _LANDMARKS):
+    for place in _spread(position, 2 * most):
         name = class_name(points.classes, int(points.label[labelled[place]]))
         name = style.shorten(figure, name, 1.1, style.SMALL)
         width = style.text_width(figure, name, style.SMALL)
@@ -261,12 +342,23 @@ def _name_landmarks(figure: Figure, axes: Axes, points: _Points) -> None:
             area = (start, y - tall * unit, start + width * unit, y + tall * unit)
             if low < area[0] and area[2] < high and not any(_overlap(area, a) for a in written):
                 areas.append(area)
-        if not areas or len(written) == _LANDMARKS:
+        if not areas or len(written) == most:
             continue
-        area = min(areas, key=lambda area: _covered(area, position))
+        area = min(areas, key=lambda area: _covered(area, every))
         written.append(area)
         halo = [patheffects.withStroke(linewidth=1.6, foreground="white")]
         axes.text(area[0], y, name, size=style.SMALL, va="center", path_effects=halo)
+
+
+def _middles(position: NDArray[Any], label: NDArray[Any]) -> NDArray[np.int64]:
+    """Return for each class the point that lies nearest to the median of its points."""
+    order = np.argsort(label, kind="stable")
+    order = order[label[order] >= 0]
+    found = []
+    for some in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
+        away = position[some] - np.median(position[some], axis=0)
+        found.append(some[np.square(away).sum(1).argmin()])
+    return np.array(found)
 
 
 def _spread(position: NDArray[Any], count: int) -> list[int]:

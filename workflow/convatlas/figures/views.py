@@ -24,9 +24,9 @@ from convatlas import store
 from convatlas.classes import read_classes
 from convatlas.errors import DataError, did_you_mean
 from convatlas.figures import style
-from convatlas.figures.embedding import dots, frame, look
+from convatlas.figures.embedding import dots, draw_groups, embedded, frame, look, mapped
 from convatlas.figures.labels import class_name
-from convatlas.files import read_csv, write_csv
+from convatlas.files import read_csv, write_csv, write_rows
 
 Paths = Sequence[str | os.PathLike[str]]
 
@@ -69,11 +69,7 @@ class _Groups:
         return -(-len(self.entries) // _columns(width)) * _ROW + 0.05
 
     def draw(self, axes: Axes, position: NDArray[Any]) -> None:
-        looks = {-1: (style.RULE, "o"), **self.looks}
-        for group, (colour, marker) in looks.items():
-            some = position[self.member == group]
-            if len(some):
-                dots(axes, some, colour=colour, marker=marker, total=len(position), share=_DOT)
+        draw_groups(axes, position, self.member, {-1: (style.RULE, "o"), **self.looks}, _DOT)
 
     def explain(self, figure: Figure, paper: Axes, left: float, top: float, width: float) -> None:
         column = width / _columns(width)
@@ -130,7 +126,7 @@ def _columns(width: float) -> int:
 
 def _grouped(name: str, member: NDArray[np.int64], groups: Sequence[str], nothing: str) -> _Groups:
     present = np.unique(member[member >= 0])
-    looks = {int(group): look(place) for place, group in enumerate(present)}
+    looks = {int(group): look(place, len(member)) for place, group in enumerate(present)}
     return _Groups(name, member, groups, nothing, looks)
 
 
@@ -143,7 +139,7 @@ def _by_class(
     """
     if len(present) <= _GROUPS:
         names = [class_name(classes, i) for i in range(int(present.max(initial=-1)) + 1)]
-        looks = {int(group): look(place) for place, group in enumerate(present)}
+        looks = {int(group): look(place, len(label)) for place, group in enumerate(present)}
         return _Groups(name, label, names, "no label", looks)
     ends = (class_name(classes, int(present[0])), class_name(classes, int(present[-1])))
     return _Quantity(f"{name}, by output number", np.where(label < 0, np.nan, label), ends)
@@ -203,7 +199,7 @@ def plot_views(
     placed = store.read(store.Embedding, embedding)
     names = read_classes(classes)
     with store.Images(images) as source:
-        label, files, known = source.labels(), source.names(), source.attributes()
+        label, known = source.labels(), source.attributes()
     chosen = sorted(known) if attributes == "all" else list(attributes)
     for name in chosen:
         if name not in known:
@@ -211,10 +207,11 @@ def plot_views(
                 f"the data set has no attribute {name!r}.{did_you_mean(name, known)} It has "
                 f"{', '.join(sorted(known)) or 'none'}: correct the embedding's `attributes`."
             )
-    told = read_csv(predictions, only=["predicted", "correct"])
-    predicted = np.array([int(value) for value in told["predicted"]])
-    right = np.array([int(value or -1) for value in told["correct"]])
+    told = read_csv(predictions, ["predicted", "correct"])
+    predicted = np.fromiter(map(int, told["predicted"]), np.int64, len(label))
+    right = np.fromiter((int(value or -1) for value in told["correct"]), np.int64, len(label))
     present = np.unique(np.concatenate([label[label >= 0], predicted]))
+    _, cross = look(style.MARKERS.index("X"), len(label))  # a dot where it couldn't be seen
     views: list[_Colouring] = [
         _by_class("class", label, present, names),
         _by_class("the network's answer", predicted, present, names),
@@ -223,7 +220,7 @@ def plot_views(
             right,
             ("wrong", "right"),
             "no label",
-            {1: (style.COLOURS[0], "o"), 0: (style.COLOURS[1], "X")},
+            {1: (style.COLOURS[0], "o"), 0: (style.COLOURS[1], cross)},
         ),
     ]
     shown = {name: _by_attribute(name, known[name]) for name in chosen}
@@ -238,7 +235,7 @@ def plot_views(
     ) as figure:
         paper = style.paper(figure)
         left_out = f"; not drawn: {', '.join(missing)} (see the CSV)" if missing else ""
-        style.head(paper, title, f"{len(label)} images, one map in several colourings{left_out}")
+        style.head(paper, title, f"{mapped(placed)}, one map in several colourings{left_out}")
         top = style.HEADING
         for line, height in zip(lines, heights, strict=True):
             for place, view in enumerate(line):
@@ -249,21 +246,23 @@ def plot_views(
                 view.draw(axes, placed.position)
                 view.explain(figure, paper, left, top + _NAME + _SIDE, _SIDE)
             top += height
-    columns: dict[str, Any] = {
-        "image": range(len(label)),
-        "name": files,
-        "x": placed.position[:, 0],
-        "y": placed.position[:, 1],
-        "label": label,
-        "class": [class_name(names, int(i)) for i in label],
-        "predicted": predicted,
-        "correct": told["correct"],
-    }
-    for name in chosen:
-        flat = known[name].reshape(len(label), -1)
-        for i in range(flat.shape[1]):
-            columns[f"{name}[{i}]" if known[name].ndim > 1 else name] = flat[:, i]
-    write_csv(Path(output).with_suffix(".csv"), columns)
+    with store.Images(images) as source:
+        columns: dict[str, Any] = {
+            "image": range(len(label)),
+            "name": source.each_name(),
+            "x": placed.position[:, 0],
+            "y": placed.position[:, 1],
+            "embedded": embedded(placed),
+            "label": label,
+            "class": (class_name(names, int(i)) for i in label),
+            "predicted": predicted,
+            "correct": told["correct"],
+        }
+        for name in chosen:
+            flat = known[name].reshape(len(label), -1)
+            for i in range(flat.shape[1]):
+                columns[f"{name}[{i}]" if known[name].ndim > 1 else name] = flat[:, i]
+        write_csv(Path(output).with_suffix(".csv"), columns)
 
 
 # ------------------------------------------------------------ maps beside each other
@@ -295,17 +294,20 @@ def plot_perplexities(
         "the effective number of neighbours that t-SNE keeps together; few show clusters within "
         "clusters, many the whole"
     )
+    if placed[0].sampled is not None:
+        subtitle = (
+            f"{mapped(placed[0])}; few neighbours show clusters within clusters, many the whole"
+        )
     names = [f"perplexity {x.perplexity:.3g}" for x in placed]
     with _Sheet(output, title, placed, names, images, classes, formats, dpi, about) as sheet:
         sheet.draw(subtitle, [_judgement(judged, x.layer, x.perplexity) for x in placed])
-    number = np.arange(len(placed[0].position))
-    columns: dict[str, Any] = {
-        "perplexity": np.repeat([x.perplexity for x in placed], len(number)),
-        "image": np.tile(number, len(placed)),
-        "x": np.concatenate([x.position[:, 0] for x in placed]),
-        "y": np.concatenate([x.position[:, 1] for x in placed]),
-    }
-    write_csv(Path(output).with_suffix(".csv"), columns)
+    rows = (
+        (x.perplexity, image, *place, by_tsne)
+        for x in placed
+        for image, (place, by_tsne) in enumerate(zip(x.position, embedded(x), strict=True))
+    )
+    header = ["perplexity", "image", "x", "y", "embedded"]
+    write_rows(Path(output).with_suffix(".csv"), header, rows)
 
 
 def plot_quality(
@@ -337,9 +339,17 @@ def plot_quality(
     wide = style.PAGE - 0.55 - 1.75
     more = 0.15 + _CURVES + style.tick_room(names, wide)
     with _Sheet(output, title, placed, names, images, classes, formats, dpi, about, more) as sheet:
-        sheet.draw(
+        subtitle = (
             f"each t-SNE at its own scale, judged by the components that it maps: trustworthiness "
-            f"among {judged.trusted} images, the {judged.near} nearest of each",
+            f"among {judged.trusted} images, the {judged.near} nearest of each"
+        )
+        if placed[0].sampled is not None:
+            subtitle = (
+                f"{mapped(placed[0])}; judged by {judged.images:,} of them, the {judged.near} "
+                "nearest of each"
+            )
+        sheet.draw(
+            subtitle,
             [_judgement(judged, x.layer, x.perplexity) for x in placed],
         )
         panel = style.panel(sheet.figure, 0.55, sheet.below + 0.15, wide, _CURVES)
