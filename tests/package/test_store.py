@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -296,6 +297,18 @@ def test_gathered_shards_move_as_one(tmp_path: Path) -> None:
     with xarray.open_dataset(path, engine="h5netcdf", group="b.1") as opened:
         assert opened["max"].dims == ("index", "unit")
         np.testing.assert_array_equal(opened["mean"], -value)
+
+
+def test_no_locks_are_needed(tmp_path: Path) -> None:
+    """Not every shared file system has locks. What somebody else has locked is read all the same."""
+    shards, value = write_shards(tmp_path, [2, 3])
+    gather_activations(shards, tmp_path / "all.h5", RECIPE)
+    with (tmp_path / "all.h5").open("rb") as gathered, shards[1].open("rb") as shard:
+        for file in (gathered, shard):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with Activations(tmp_path / "all.h5") as found:
+            blocks = [block["max"] for _, block in found.blocks("b.1", ["max"])]
+        np.testing.assert_array_equal(np.concatenate(blocks), value)
 
 
 @pytest.mark.parametrize("how", ["gone", "cut"])

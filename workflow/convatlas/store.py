@@ -127,10 +127,14 @@ def artifact_digest(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def creating(path: str | os.PathLike[str], recipe: Recipe) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file that appears at `path` only when whole."""
+    """Yield a new HDF5 file that appears at `path` only when whole.
+
+    HDF5's own locks are off, here and for reading: nobody sees a file before it is whole,
+    nor is one changed afterwards, and not every shared file system has locks.
+    """
     with (
         replacing(path) as temporary,
-        h5py.File(temporary, "w", libver=("earliest", "v110"), locking="best-effort") as file,
+        h5py.File(temporary, "w", libver=("earliest", "v110"), locking=False) as file,
     ):
         for name, value in recipe.attributes().items():
             file.attrs[name] = value
@@ -151,7 +155,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     if not Path(path).is_file():
         raise StoreError(f"{path} doesn't exist. Run the workflow again to make it.")
     try:
-        file = h5py.File(path, "r", locking="best-effort")
+        file = h5py.File(path, "r", locking=False)
     except OSError as error:
         if error.errno is not None:  # the system's: a disk that can't be read, no permission
             raise

@@ -47,6 +47,8 @@ rule gather_activations:
         "<logs>/{study}/gather_activations.log",
     benchmark:
         "<benchmarks>/{study}/gather_activations.jsonl"
+    group:
+        "gather"
     conda:
         "../../environment.yml"
     resources:
@@ -69,6 +71,8 @@ rule score_predictions:
         "<logs>/{study}/score_predictions.log",
     benchmark:
         "<benchmarks>/{study}/score_predictions.jsonl"
+    group:
+        "gather"
     conda:
         "../../environment.yml"
     resources:

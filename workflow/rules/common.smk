@@ -68,6 +68,14 @@ def or_stop(function, *arguments, place=""):
 # Jobs look whether this process is still there: an orphan of a killed run ends, and writes nothing.
 os.environ[HEAD] = str(os.getpid())
 
+# How many GPUs there are (`--resources gpu=0`) is said to the main process alone. On a cluster
+# without any, also the Snakemake that a job starts on its node mustn't ask for one.
+if workflow.is_main_process:
+    gpus = workflow.global_resources.get("gpu").value
+    os.environ["CONVATLAS_GPUS"] = "" if gpus is None else str(gpus)
+elif os.environ.get("CONVATLAS_GPUS"):
+    workflow.register_resource("gpu", int(os.environ["CONVATLAS_GPUS"]))
+
 or_stop(check_keys, map(Path, workflow.configfiles))
 CONFIG = or_stop(load, config, Path.cwd())
 STUDIES = CONFIG["studies"]
@@ -150,11 +158,12 @@ def distrust_unrecorded():
                 records()._mark_incomplete(keys[0], None)
 
 
-or_stop(check_writable, Path.cwd())  # else Snakemake ends with a traceback
-if (RESULTS / ".snakemake").is_dir() or Path(".snakemake/metadata").is_symlink():
-    keep_records()
-if RESULTS.is_dir():
-    distrust_unrecorded()
+if workflow.is_main_process:  # not each job's own Snakemake: many of them start beside each other
+    or_stop(check_writable, Path.cwd())  # else Snakemake ends with a traceback
+    if (RESULTS / ".snakemake").is_dir() or Path(".snakemake/metadata").is_symlink():
+        keep_records()
+    if RESULTS.is_dir():
+        distrust_unrecorded()
 
 
 wildcard_constraints:
@@ -692,7 +701,12 @@ def training_pictures(name):
     return pictures_of_part(name, "images" if DATASETS[name]["source"] == "folder" else "train")
 
 
-# ----------------------------------------------------------------- after a run
+# ---------------------------------------------------------- before and after a run
+
+
+def is_alone():
+    """Say whether no other run holds files in this folder; two may go if they share none."""
+    return len(list(Path(".snakemake/locks").glob("*.output.lock"))) <= 1
 
 
 def tell_startup():

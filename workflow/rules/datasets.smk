@@ -36,6 +36,8 @@ rule list_classes:
         "<logs>/datasets/{dataset}/list_classes.log",
     benchmark:
         "<benchmarks>/datasets/{dataset}/list_classes.jsonl"
+    group:
+        "inputs"
     conda:
         "../../environment.yml"
     resources:

@@ -57,6 +57,8 @@ rule plot_directions:
         "<logs>/{study}/plot_directions/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_directions/{layer}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:

@@ -152,6 +152,8 @@ rule plot_scatter:
         "<logs>/{study}/plot_scatter/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_scatter/{layer}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:
@@ -185,6 +187,8 @@ rule plot_grid:
         "<logs>/{study}/plot_grid/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_grid/{layer}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:
@@ -219,6 +223,8 @@ rule plot_views:
         "<logs>/{study}/plot_views/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_views/{layer}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:
@@ -257,6 +263,8 @@ rule plot_perplexities:
         "<logs>/{study}/plot_perplexities/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_perplexities/{layer}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:
@@ -291,6 +299,8 @@ rule plot_quality:
         "<logs>/{study}/plot_quality.log",
     benchmark:
         "<benchmarks>/{study}/plot_quality.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:

@@ -22,6 +22,8 @@ for name, (exhibits, studies) in by_exhibits("pick_exhibit", PICKED).items():
             f"<benchmarks>/{{study}}/pick_exhibit/{exhibits[0]}.jsonl"
         wildcard_constraints:
             study=one_of(studies),
+        group:
+            "exhibits"
         conda:
             "../../environment.yml"
         resources:
@@ -54,6 +56,8 @@ rule list_exhibits:
         "<logs>/{study}/list_exhibits.log",
     benchmark:
         "<benchmarks>/{study}/list_exhibits.jsonl"
+    group:
+        "exhibits"
     conda:
         "../../environment.yml"
     resources:

@@ -17,6 +17,8 @@ rule cut_filters:
         "<logs>/{study}/cut_filters/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/cut_filters/{layer}.jsonl"
+    group:
+        "layers"
     conda:
         "../../environment.yml"
     resources:
@@ -47,6 +49,8 @@ rule plot_filters:
         "<logs>/{study}/plot_filters/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_filters/{layer}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:
@@ -78,6 +82,8 @@ rule plot_frequency:
         "<logs>/{study}/plot_frequency/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_frequency/{layer}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:
@@ -109,6 +115,8 @@ rule plot_redundancy:
         "<logs>/{study}/plot_redundancy/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_redundancy/{layer}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:
@@ -142,6 +150,8 @@ rule plot_kernels:
         "<logs>/{study}/plot_kernels/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_kernels/{layer}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:

@@ -19,6 +19,8 @@ rule sample_firing:
         "<logs>/{study}/sample_firing/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/sample_firing/{layer}.jsonl"
+    group:
+        "layers"
     conda:
         "../../environment.yml"
     resources:
@@ -54,6 +56,8 @@ rule plot_firing:
         "<logs>/{study}/plot_firing/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_firing/{layer}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:

@@ -17,6 +17,8 @@ rule measure_health:
         "<logs>/{study}/measure_health/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/measure_health/{layer}.jsonl"
+    group:
+        "layers"
     conda:
         "../../environment.yml"
     resources:
@@ -82,6 +84,8 @@ rule plot_health:
         "<logs>/{study}/plot_health.log",
     benchmark:
         "<benchmarks>/{study}/plot_health.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:
@@ -115,6 +119,8 @@ rule plot_worst:
         "<logs>/{study}/plot_worst/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_worst/{layer}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:
@@ -146,6 +152,8 @@ rule plot_snapshots:
         "<logs>/{study}/plot_snapshots.log",
     benchmark:
         "<benchmarks>/{study}/plot_snapshots.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:

@@ -1,14 +1,24 @@
-"""What happens before all jobs, and after them.
+"""What happens before all jobs, after them, and once a killed run's folder is unlocked.
 
 Needs: a results folder that can be written.
 Makes: Snakemake's records' place in it; how much of the jobs' time was start-up.
 """
+
+from convatlas.slurm import await_jobs, cancel_jobs
+
+# Whoever unlocks says that no run is going here: what is in the queue is of one that was killed.
+if "--unlock" in sys.argv and (cancelled := or_stop(cancel_jobs, Path.cwd())):
+    logger.warning(
+        f"convatlas: cancelled what a killed run had in SLURM's queue: {', '.join(cancelled)}"
+    )
 
 
 onstart:
     RESULTS.mkdir(exist_ok=True)
     or_stop(check_writable, RESULTS)
     keep_records()
+    if is_alone():
+        or_stop(await_jobs, Path.cwd())
 
 
 onsuccess:

@@ -35,6 +35,8 @@ for name, (exhibits, studies) in by_exhibits("plot_maps", MAPS).items():
             f"<benchmarks>/{{study}}/plot_maps/{exhibits[0]}.jsonl"
         wildcard_constraints:
             study=one_of(studies),
+        group:
+            "plots"
         conda:
             "../../environment.yml"
         resources:

@@ -56,6 +56,8 @@ rule import_model:
         "<benchmarks>/models/{model}/import_model.jsonl"
     wildcard_constraints:
         model=one_of(IMPORTED),
+    group:
+        "inputs"
     conda:
         "../../environment.yml"
     resources:

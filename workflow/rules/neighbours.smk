@@ -90,6 +90,8 @@ for name, (exhibits, studies) in by_exhibits("plot_nearest", NEAREST_FIGURE).ite
             f"<benchmarks>/{{study}}/plot_nearest/{exhibits[0]}.jsonl"
         wildcard_constraints:
             study=one_of(studies),
+        group:
+            "plots"
         conda:
             "../../environment.yml"
         resources:
@@ -126,6 +128,8 @@ rule plot_accuracy:
         "<logs>/{study}/plot_accuracy.log",
     benchmark:
         "<benchmarks>/{study}/plot_accuracy.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:

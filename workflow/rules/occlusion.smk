@@ -113,6 +113,8 @@ for name, (exhibits, studies) in by_exhibits("plot_occlusion", OCCLUSION_FIGURE)
             f"<benchmarks>/{{study}}/plot_occlusion/{exhibits[0]}.jsonl"
         wildcard_constraints:
             study=one_of(studies),
+        group:
+            "plots"
         conda:
             "../../environment.yml"
         resources:

@@ -48,6 +48,8 @@ rule gather_scores:
         "<logs>/{study}/gather_scores.log",
     benchmark:
         "<benchmarks>/{study}/gather_scores.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:
@@ -77,6 +79,8 @@ rule plot_occlusion_score:
         "<logs>/{study}/plot_occlusion_score.log",
     benchmark:
         "<benchmarks>/{study}/plot_occlusion_score.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:

@@ -17,6 +17,8 @@ rule rank_patches:
         "<logs>/{study}/rank_patches/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/rank_patches/{layer}.jsonl"
+    group:
+        "layers"
     conda:
         "../../environment.yml"
     resources:
@@ -50,6 +52,8 @@ rule plot_patches:
         "<logs>/{study}/plot_patches/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_patches/{layer}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:

@@ -53,6 +53,8 @@ rule plot_projections:
         "<logs>/{study}/plot_projections/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/plot_projections/{layer}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:

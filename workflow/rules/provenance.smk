@@ -15,6 +15,8 @@ rule record_provenance:
         "<logs>/{study}/record_provenance.log",
     benchmark:
         "<benchmarks>/{study}/record_provenance.jsonl"
+    group:
+        "report"
     conda:
         "../../environment.yml"
     resources:

@@ -55,6 +55,8 @@ rule plot_growth:
         "<logs>/{study}/plot_growth/{exhibit}.log",
     benchmark:
         "<benchmarks>/{study}/plot_growth/{exhibit}.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:

@@ -30,6 +30,8 @@ rule build_report:
         "<logs>/{study}/build_report.log",
     benchmark:
         "<benchmarks>/{study}/build_report.jsonl"
+    group:
+        "report"
     conda:
         "../../environment.yml"
     resources:

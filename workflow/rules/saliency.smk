@@ -59,6 +59,8 @@ for name, (exhibits, studies) in by_exhibits("plot_saliency", SALIENCY_FIGURE).i
             f"<benchmarks>/{{study}}/plot_saliency/{exhibits[0]}.jsonl"
         wildcard_constraints:
             study=one_of(studies),
+        group:
+            "plots"
         conda:
             "../../environment.yml"
         resources:

@@ -24,6 +24,8 @@ rule plot_training:
         "<logs>/{study}/plot_training.log",
     benchmark:
         "<benchmarks>/{study}/plot_training.jsonl"
+    group:
+        "plots"
     conda:
         "../../environment.yml"
     resources:

@@ -1,0 +1,11 @@
+"""Snakemake's command line, asking Slurm every second for the state of jobs.
+
+The plugin waits ten seconds longer after each question that brought nothing new, which is
+right for a cluster and slow for tests.
+"""
+
+from snakemake.cli import main
+from snakemake_executor_plugin_slurm import Executor
+
+Executor.next_seconds_between_status_checks = property(lambda _: 1, lambda *_: None)
+main()
