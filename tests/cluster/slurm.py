@@ -27,7 +27,7 @@ CPUS = 4
 MEMORY = 64_000  # MB, as it says; what the machine has is not looked at
 PATIENCE = 30.0  # seconds that a daemon may take to start or to end
 
-# Without accounting, and with queries and decisions at once. The sizes are not the machine's.
+# It decides at once. The sizes are not the machine's.
 CONFIG = """\
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -65,6 +65,14 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:1 St
 PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 GPUS = "NodeName={host} Name=gpu File=/dev/null\n"
+
+# What accounts would say, from the controller: there is no data base here to keep them in.
+SACCT = """\
+#!/bin/sh
+case "$*" in
+*" --name "*) exec squeue --states=all --noheader --format='%i|%T' --name "${*##* }" ;;
+esac
+"""
 
 # Reads until the tests' end of the pipe is closed, which it is even when they are killed.
 GUARD = """\
@@ -123,6 +131,7 @@ class Slurm:
         real = find("srun")
         wrapper = f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {real} "$@"\n'
         self._write("bin/srun", wrapper.encode(), mode=0o755)
+        self._write("bin/sacct", SACCT.encode(), mode=0o755)
         self._guard = subprocess.Popen(
             ["sh", "-c", GUARD.format(**values)],
             env=os.environ | self.environment,

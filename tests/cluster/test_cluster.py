@@ -255,7 +255,7 @@ def test_an_interruption_cancels_what_was_submitted(begun: Folder, tmp_path: Pat
 
 
 def test_the_head_is_killed(begun: Folder, reference: tuple[Folder, Ended], tmp_path: Path) -> None:
-    """Its jobs go on: no other run begins until unlocking has cancelled them, and none is doubled."""
+    """Its jobs go on. No other run begins until unlocking has cancelled them; none is doubled."""
     folder = begun.copied(tmp_path)
     run = folder.start(ACTIVATIONS)
     wait_for_jobs(run, folder)

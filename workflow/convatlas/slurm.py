@@ -24,7 +24,7 @@ _ENDING = "COMPLETING"
 
 
 def jobs_of(folder: str | os.PathLike[str]) -> dict[str, str] | None:
-    """Return the state of each job in the queue that a run in `folder` has submitted, by its number.
+    """Return the jobs in the queue that runs in `folder` have submitted: number -> state.
 
     None where there is no SLURM, or no answer from it.
     """
@@ -78,8 +78,8 @@ def await_jobs(folder: str | os.PathLike[str], patience: float = 120.0) -> None:
     jobs = jobs_of(folder) or {}
     if any(state != _ENDING for state in jobs.values()):
         raise StoreError(
-            f"another run in this folder has jobs in SLURM's queue ({', '.join(jobs)}). Is it still "
-            "going, wait for its end; was it killed, `snakemake --unlock` cancels them."
+            f"another run in this folder has jobs in SLURM's queue ({', '.join(jobs)}). If it is "
+            "still going, wait for its end. If it was killed, `snakemake --unlock` cancels them."
         )
     _wait_for(folder, jobs, patience)
 
