@@ -144,7 +144,7 @@ class Bench:
                 card=self.path("model.json"),
                 weights=self.path("weights.pt"),
                 layers=self.path("layers.json"),
-                output=self.path("activations.h5"),
+                output=self.path(f"activations.{count}.h5"),
                 recipe=Recipe(),
                 shard=0,
                 shards=1,
@@ -190,7 +190,8 @@ class Bench:
             start=start,
             layout=layout,
             best=best,
-            bytes=self.path("activations.h5").stat().st_size // self.options.images,
+            bytes=self.path(f"activations.{self.options.images}.h5").stat().st_size
+            // self.options.images,
         )
 
     def _fastest(self, model: nn.Module, inputs: Tensor) -> tuple[str, int]:
