@@ -15,6 +15,8 @@ import pytest
 import yaml
 from running import REPOSITORY, Config, Outcome, Place
 
+from convatlas.sizing import sized_rules, uses_gpu
+
 RULES = sorted((REPOSITORY / "workflow/rules").glob("*.smk"))
 SCRIPTS = sorted((REPOSITORY / "workflow/scripts").glob("*.py"))
 PROFILES = REPOSITORY / "workflow/profiles"
