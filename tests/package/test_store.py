@@ -300,7 +300,7 @@ def test_gathered_shards_move_as_one(tmp_path: Path) -> None:
 
 
 def test_no_locks_are_needed(tmp_path: Path) -> None:
-    """Not every shared file system has locks. What somebody else has locked is read all the same."""
+    """Not every shared file system has them. What somebody else has locked is read all the same."""
     shards, value = write_shards(tmp_path, [2, 3])
     gather_activations(shards, tmp_path / "all.h5", RECIPE)
     with (tmp_path / "all.h5").open("rb") as gathered, shards[1].open("rb") as shard:
