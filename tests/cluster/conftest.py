@@ -19,7 +19,7 @@ from running import copy_workflow
 from slurm import PACKAGES, Slurm, missing
 
 HEAD = Path(__file__).with_name("head.py")
-PATIENCE = 400.0  # seconds that a run may take, so that a hung one ends
+PATIENCE = 900.0  # seconds that a run may take, so that a hung one ends
 
 # What isn't as users have it: this cluster is asked often, as it has nothing else to do.
 OVERRIDES = ("--slurm-init-seconds-before-status-checks=1", "--max-status-checks-per-second=1")

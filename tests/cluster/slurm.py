@@ -62,7 +62,8 @@ KillWait=2
 ReturnToService=2
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:1 State=UNKNOWN
-PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
 """
 GPUS = "NodeName={host} Name=gpu File=/dev/null\n"
 
@@ -141,7 +142,7 @@ class Slurm:
         self._begin("munged", "--force", "--num-threads=1", *self._munge_files())
         self.start_controller()
         self._begin("slurmd", "-N", values["host"])
-        self.wait_until(lambda: self.ask("sinfo", "-h", "-t", "idle,mix,alloc", "-o", "%D") == "1")
+        self.wait_until(lambda: "State=IDLE" in self.ask("scontrol", "show", "nodes"))
 
     def start_controller(self) -> None:
         """Start slurmctld, for the first time or again."""

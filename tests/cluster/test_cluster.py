@@ -203,11 +203,15 @@ def test_a_run_goes_on_on_the_cluster_and_back(
     begun: Folder, reference: tuple[Folder, Ended], tmp_path: Path
 ) -> None:
     folder = begun.copied(tmp_path)
-    there = folder.run(ACTIVATIONS)
+    partitions = (folder.project / "workflow/profiles/slurm/README.md").read_text()
+    partitions = partitions.split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "partitions.yaml").write_text(partitions)
+    there = folder.run(ACTIVATIONS, "--slurm-partition-config=partitions.yaml")
     assert there.code == 0, there.text
     assert there.finished == Counter({"extract_activations": 1, "gather_activations": 1})
-    (job,) = of_rule(jobs_in(folder), "rule_extract_activations")
-    assert job["TresPerJob"] == "gres:gpu:1"
+    extract, gather = jobs_in(folder)
+    assert extract["TresPerJob"] == "gres:gpu:1"
+    assert [extract["Partition"], gather["Partition"]] == ["gpu", "cpu"]
     back = folder.locally(RANKED)
     assert back.finished == Counter({"rank_patches": 1})
     assert same_as_in(reference[0], folder)

@@ -32,7 +32,7 @@ _BASE = {
     _TORCH: (740 * MB, 2.9),
 }
 _SAFETY = 1.4  # of memory: other allocators and libraries, pages not given back
-_BESIDE = 250 * MB  # Snakemake itself, which a cluster counts as a part of the job
+_BESIDE = 350 * MB  # two Snakemakes, which a cluster counts as a part of the job
 _CUDA = 1500 * MB  # of the host's memory, for CUDA's context and libraries
 _ROUND = 100 * MB
 _PATIENCE = 4  # a job may take so many times as long as estimated, on a slow node
