@@ -56,7 +56,7 @@ JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
-MinJobAge=300
+MinJobAge=7200
 MessageTimeout=2
 KillWait=2
 ReturnToService=2
