@@ -15,6 +15,9 @@ from pathlib import Path
 
 from convatlas.errors import StoreError
 
+GPUS = "CONVATLAS_GPUS"
+"""The environment variable that tells the jobs of a run how many GPUs there are, if it was said."""
+
 LOGS = Path(".snakemake") / "slurm_logs"
 
 _WIDTHS = {"JobID": 32, "State": 32, "StdOut": 4096}  # characters of squeue's columns

@@ -48,6 +48,7 @@ from convatlas.layers import (
 from convatlas.models import shaped_by_weights
 from convatlas.plan import Planned, read_seconds
 from convatlas.sizing import Network, Work, need, sized_rules, stand_in, uses_gpu
+from convatlas.slurm import GPUS
 from convatlas.startup import read_startup
 
 STARTED = time.time()
@@ -73,9 +74,9 @@ os.environ[HEAD] = str(os.getpid())
 # without any, also the Snakemake that a job starts on its node mustn't ask for one.
 if workflow.is_main_process:
     gpus = workflow.global_resources.get("gpu").value
-    os.environ["CONVATLAS_GPUS"] = "" if gpus is None else str(gpus)
-elif os.environ.get("CONVATLAS_GPUS"):
-    workflow.register_resource("gpu", int(os.environ["CONVATLAS_GPUS"]))
+    os.environ[GPUS] = "" if gpus is None else str(gpus)
+elif os.environ.get(GPUS):
+    workflow.register_resource("gpu", int(os.environ[GPUS]))
 
 or_stop(check_keys, map(Path, workflow.configfiles))
 CONFIG = or_stop(load, config, Path.cwd())
