@@ -51,6 +51,7 @@ _WANTED = 1 << 28  # bytes of the codes searched for at once, and distances: see
 _COMPARED = 1 << 23
 _SLICE = 1 << 13
 _PCA = 1 << 24  # `embedding.find_neighbours`
+_PLACED, _PLACED_AT_ONCE = 15, 1 << 15  # `embedding`: neighbours of each, images at a time
 _WRITTEN = 256  # images that `store.ImageWriter` holds
 _FIELDS = 1 << 29  # `effective_fields`
 _TRAINED = 1 << 30  # `models.training`
@@ -631,25 +632,37 @@ def _classify_neighbours(work: Work) -> tuple[float, float, float]:
     return memory, seconds, asked * (25 + 11 * voters) + 20_000
 
 
+def _sampled(work: Work) -> tuple[int, int, int]:
+    """Return how many images are embedded, the neighbours that each keeps, and the other images."""
+    images = work.shown.images
+    embedded = min(images, work.of("embedding", "sample"))
+    near = min(work.of("embedding", "neighbours"), max(embedded - 1, 1))
+    return embedded, near, images - embedded
+
+
 @_rule("find_neighbours", _SCIENCE)
 def _find_neighbours(work: Work) -> tuple[float, float, float]:
-    images, numbers = work.shown.images, work.components
-    kept = min(work.of("embedding", "components"), numbers, images)
-    near = min(work.of("embedding", "neighbours"), max(images - 1, 1))
-    rows = min(max(kept, _PCA // (4 * numbers)), images)
-    memory = 48 * (rows + kept + 1) * numbers + images * (30 * near + 16 * kept) + 40 * MB
-    blocks = math.ceil(images / max(rows, 1))
-    seconds = blocks * (rows + kept) * numbers * 1.7e-7 + images**2 * (kept + 20) * 2e-10
-    stored = images * (4 * kept * 0.9 + near * (1.8 + 3.4)) + 15_000
-    return memory, seconds + images * numbers * 2e-9, stored
+    numbers = work.components
+    embedded, near, others = _sampled(work)
+    kept = min(work.of("embedding", "components"), numbers, embedded)
+    rows = min(max(kept, _PCA // (4 * numbers)), embedded)
+    memory = 48 * (rows + kept + 1) * numbers + embedded * (30 * near + 16 * kept) + 40 * MB
+    blocks = math.ceil(embedded / max(rows, 1))
+    searched = embedded * work.shown.images * (kept + 20) * 2e-10
+    seconds = blocks * (rows + kept) * numbers * 1.7e-7 + searched
+    stored = embedded * (4 * kept * 0.9 + near * (1.8 + 3.4)) + 15_000
+    each = 8 + 4 * kept + _PLACED * (4 + 4)  # of those that are placed among them
+    memory += work.shown.images * 16
+    return memory, seconds + work.shown.images * numbers * 4e-9, stored + others * each
 
 
 def _embedded(work: Work, perplexity: float) -> tuple[float, float, float]:
-    images = work.shown.images
-    near = min(work.of("embedding", "neighbours"), max(images - 1, 1))
+    embedded, near, others = _sampled(work)
     passes = 250 + work.of("embedding", "iterations")
-    memory = images * (30 * near + 200 * min(perplexity, near / 3)) + 15 * MB
-    return memory, 0.3 + images * passes * 4.5e-6, 9 * images + 8_500
+    memory = embedded * (30 * near + 200 * min(perplexity, near / 3)) + 15 * MB
+    memory += others * 40 + min(others, _PLACED_AT_ONCE) * _PLACED * 60
+    seconds = 0.3 + embedded * passes * 4.5e-6 + others * 250 * 2e-6
+    return memory, seconds, 9 * (embedded + others) + 8_500
 
 
 @_rule("embed_codes", _SCIENCE)
@@ -665,7 +678,7 @@ def _embed_otherwise(work: Work) -> tuple[float, float, float]:
 @_rule("measure_quality", _SCIENCE)
 def _measure_quality(work: Work) -> tuple[float, float, float]:
     images = work.shown.images
-    near = min(work.of("embedding", "neighbours"), max(images - 1, 1))
+    _, near, _ = _sampled(work)
     trusted = min(images, 2000)
     maps = len(work.compared) + len(work.of("embedding", "perplexities")) + 1
     memory = 40 * trusted**2 + images * (12 * near + 4 * work.of("embedding", "components") + 2500)
