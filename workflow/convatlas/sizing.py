@@ -29,7 +29,7 @@ _BASE = {
     _PLAIN: (65 * MB, 0.3),  # numpy and h5py
     _SCIENCE: (185 * MB, 1.3),  # openTSNE and scikit-learn
     _PLOT: (115 * MB, 0.7),  # matplotlib
-    _TORCH: (740 * MB, 2.9),
+    _TORCH: (660 * MB, 2.9),
 }
 _SAFETY = 1.4  # of memory: other allocators and libraries, pages not given back
 _BESIDE = 350 * MB  # two Snakemakes, which a cluster counts as a part of the job
@@ -716,7 +716,9 @@ def _figure(
     kinds = len(work.config["figures"]["formats"])
     memory = page * MB * max(scale, 0.25) ** 2 + more
     drawn = seconds * (0.4 + 0.6 * scale**1.5) * kinds
-    return memory, drawn, png * scale**1.4 * kinds + csv
+    png = png * scale**1.2 + 8_000
+    # An SVG holds the same pictures as text, and each letter's outline.
+    return memory, drawn, png + (kinds - 1) * (1.35 * png + 40_000) + csv
 
 
 def _layer_png(work: Work, small: float, large: float) -> float:
