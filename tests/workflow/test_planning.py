@@ -124,7 +124,7 @@ def test_memory_is_enough_and_not_far_too_much(before: tuple[Place, str], observ
     "rule",
     [
         *("prepare_images", "train_model", "extract_activations", "record_maps", "cut_filters"),
-        *("project_patches", "sweep_occlusion", "record_saliency", "rank_patches", "in all"),
+        *("project_patches", "sweep_occlusion", "record_saliency", "rank_patches"),
     ],
 )
 def test_what_is_written_is_as_much_as_estimated(

@@ -315,7 +315,8 @@ def _prepare_images(work: Work) -> tuple[float, float, float]:
     # A photo's decoder and its filter hold it several times; 12 million pixels are usual.
     memory = 120 * MB + held * part.values * 20
     stored = part.images * (part.values + 700 + (part.height * part.width / 20) * part.masks)
-    return memory, part.images * (1e-3 + part.values * 5e-8), stored + 20_000
+    stored += 20_000 + 200_000 * part.masks  # attributes are stored by the thousand rows
+    return memory, part.images * (1e-3 + part.values * 5e-8), stored
 
 
 @_rule("list_classes", _PLAIN)
@@ -385,7 +386,7 @@ def _score_predictions(work: Work) -> tuple[float, float, float]:
 @_rule("record_maps", _TORCH, gpu=True)
 def _record_maps(work: Work) -> tuple[float, float, float]:
     net = work.network
-    each = sum(_deflated(4 * math.prod(x.shape), 0.7) + 12_000 for x in net.layers if x.is_map)
+    each = sum(_deflated(4 * math.prod(x.shape), 0.7) + 8_000 for x in net.layers if x.is_map)
     seconds = net.seconds() * 2 + 4 * net.values / _DEFLATE
     memory = 16 * net.values + 8 * net.parameters
     return memory, seconds * work.exhibits, each * work.exhibits
@@ -426,7 +427,10 @@ def _rank_patches(work: Work) -> tuple[float, float, float]:
     images, units = work.shown.images, work.units
     block = min(_HELD, images * units * 8)
     table = units * (work.of("patches", "per_unit") + 1)
-    return 6 * block + 300 * table, images * units * 1.5e-7, 24 * table + 40 * units + 20_000
+    places = units * work.of("patches", "per_unit")
+    whole = 16 * places + _deflated(16 * places, 0.25) + _deflated(32 * places, 0.2)
+    stored = whole + 30 * units + 13_000
+    return 6 * block + 300 * table, images * units * 1.5e-7, stored
 
 
 @_rule("rank_directions", _TORCH, gpu=True)
@@ -515,8 +519,8 @@ def _project_patches(work: Work) -> tuple[float, float, float]:
     number = _shown_units(work) * work.of("patches", "per_unit")
     raw, stored = _projected(work, work.described, number)
     each = net.operations * _PER_MAC * 2 + net.values * _PER_VALUE
-    memory = 3 * raw + 4 * _CONE + 8 * net.parameters
-    return memory, number * each + raw / _DEFLATE, stored + 80 * number + 20_000
+    memory = 3 * raw + 3 * _CONE + 8 * net.parameters
+    return memory, number * each + raw / _DEFLATE, stored + 80 * number + 12_000
 
 
 @_rule("project_strongest", _TORCH, gpu=True)
