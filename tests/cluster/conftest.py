@@ -82,7 +82,7 @@ class Folder:
         own = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         own |= {"PYTHONPATH": str(self.project / "workflow"), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
-            [*command, *config, *arguments, *(profile if cluster else [])],
+            [*command, *arguments, *config, *(profile if cluster else [])],
             cwd=self.path,
             env=own | self.slurm.environment,
             stdin=subprocess.DEVNULL,

@@ -8,8 +8,9 @@ from convatlas.slurm import await_jobs, cancel_jobs
 
 # Whoever unlocks says that no run is going here: what is in the queue is of one that was killed.
 if "--unlock" in sys.argv and (cancelled := or_stop(cancel_jobs, Path.cwd())):
-    logger.warning(
-        f"convatlas: cancelled what a killed run had in SLURM's queue: {', '.join(cancelled)}"
+    print(
+        f"convatlas: cancelled what a killed run had in SLURM's queue: {', '.join(cancelled)}",
+        file=sys.stderr,
     )
 
 
@@ -33,3 +34,6 @@ onerror:
             "fewer jobs at once (--cores), or set a smaller batch_size. What is finished is kept; "
             "run the workflow again."
         )
+    # Interrupted while it asks for their state, the SLURM plugin leaves its jobs in the queue.
+    if is_alone():
+        or_stop(cancel_jobs, Path.cwd())
