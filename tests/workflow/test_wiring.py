@@ -237,10 +237,14 @@ def test_exhibits_that_one_job_takes(atlas: Place, tmp_path: Path) -> None:
     place.change(lambda config: ask(config, 7, 3))
     planned = {rule: jobs for rule, jobs in place.plan().items() if rule[-1].isdigit()}
     assert set(planned) == {f"{rule}_4_to_6" for rule in OF_EXHIBITS.values()}
-    # Fewer: only those whose block loses one.
+    # Fewer: a block that was made stays whole.
     place.change(lambda config: ask(config, 3, 2))
     planned = {rule for rule in place.plan() if rule in OF_EXHIBITS.values() or rule[-1].isdigit()}
-    assert planned == set(OF_EXHIBITS.values())
+    assert planned == set()
+    # Listed ones are a job each.
+    place.change(lambda config: config["studies"]["pictures"].update(exhibits=[4, 7, 9]))
+    planned = place.plan()["record_maps"]
+    assert planned == {f"study=pictures, exhibit={number}" for number in range(3)}
 
 
 def test_any_figure_can_be_asked_for_by_its_file(start: Place) -> None:

@@ -244,12 +244,15 @@ def exhibits_of(name):
 def blocks_of(name, rule, made, each):
     """Return a study's exhibits in blocks, each the work of one job of a rule.
 
-    Those that were made in one block stay one, so that neither further exhibits nor another
-    number a job make them anew. The rest is cut into blocks of `each`.
+    Those that were made in one block stay one, so that neither more nor fewer exhibits nor
+    another number a job make them anew. The rest is cut into blocks of `each`. Those that
+    the config lists are a job each: it may change one of them.
 
     `made` is the path of what is made of an exhibit.
     """
     numbers, blocks, rest = exhibits_of(name), [], []
+    if not isinstance(STUDIES[name]["exhibits"], int):
+        return [[number] for number in numbers]
     named = re.compile(rf"{rule}(?:_(\d+)(?:_to_(\d+))?)?")
 
     def cut():
@@ -265,8 +268,11 @@ def blocks_of(name, rule, made, each):
         known = record and named.fullmatch(record.rule or "")
         if known and int(known[1] or number) == number:
             cut()
-            after = min(int(known[2] or number) + 1, len(numbers))
-            blocks.append(list(numbers[number:after]))
+            after = int(known[2] or number) + 1
+            if after > len(numbers):  # as far as there are images, should these have changed
+                images = pictures_of_part(dataset_of(name), "images").images
+                after = max(min(after, images), len(numbers))
+            blocks.append(list(range(number, after)))
         else:
             rest.append(number)
     cut()

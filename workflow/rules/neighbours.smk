@@ -29,6 +29,8 @@ for name, (exhibits, studies) in by_exhibits("find_nearest", NEAREST).items():
             f"<benchmarks>/{{study}}/find_nearest/{exhibits[0]}.jsonl"
         wildcard_constraints:
             study=one_of(studies),
+        group:
+            "layers"
         conda:
             "../../environment.yml"
         resources:
@@ -55,6 +57,8 @@ rule classify_neighbours:
         "<logs>/{study}/classify_neighbours/{layer}.log",
     benchmark:
         "<benchmarks>/{study}/classify_neighbours/{layer}.jsonl"
+    group:
+        "layers"
     conda:
         "../../environment.yml"
     resources:

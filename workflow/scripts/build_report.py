@@ -7,11 +7,12 @@ from convatlas.report.site import Figure, build_report
 from convatlas.startup import read_startup
 
 captions = Path(snakemake.scriptdir).parent / "report"
+logs, study = Path(snakemake.log[0]).parents[1], snakemake.wildcards.study
 
 with Job.of(snakemake) as job:
     build_report(
         output=snakemake.output.page,
-        study=snakemake.wildcards.study,
+        study=study,
         dataset=snakemake.params.study["dataset"],
         figures=[Figure.at(path, captions) for path in snakemake.input.figures],
         card=snakemake.input.card,
@@ -22,5 +23,5 @@ with Job.of(snakemake) as job:
         classes=snakemake.input.classes,
         provenance=snakemake.input.provenance,
         recipe=job.recipe,
-        startup=read_startup([Path(snakemake.log[0]).parents[1]]),
+        startup=read_startup([logs / kind for kind in (study, "models", "datasets")]),
     )
