@@ -285,6 +285,18 @@ def test_files_without_a_record_are_not_trusted(finished: Place) -> None:
     assert {"prepare_images", "import_model", "train_model", "describe_model"} <= set(plan)
 
 
+def test_only_the_main_process_looks_after_the_records(finished: Place) -> None:
+    """On a cluster each job starts a Snakemake of its own, while others end and are recorded."""
+    for record in (finished.results / ".snakemake/metadata").iterdir():
+        shutil.rmtree(record) if record.is_dir() else record.unlink()
+    marks = finished.results / ".snakemake/incomplete"
+    outcome = finished.run("--dry-run", "--mode", "remote", "--ignore-incomplete")
+    assert outcome.code == 0, outcome.text
+    assert [path for path in marks.rglob("*") if path.is_file()] == []
+    finished.run("--dry-run")
+    assert [path for path in marks.rglob("*") if path.is_file()] != []
+
+
 def test_a_damaged_description_of_the_layers(finished: Place) -> None:
     path = finished.results / "models/mine/layers.json"
     path.write_bytes(path.read_bytes()[:300])

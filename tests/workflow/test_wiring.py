@@ -342,6 +342,18 @@ def test_on_a_cluster_every_job_says_how_much_it_needs(start: Place) -> None:
             assert re.search(rf"resources: .*\b{resource}=\d+", block), block
 
 
+def test_short_jobs_are_submitted_together() -> None:
+    """All plots, and of the other kinds what the SLURM profile puts together."""
+    found = {
+        rule: re.search(r'^    group:\n        "(\w+)"', x, re.M) for rule, x in WORKING.items()
+    }
+    groups = {rule: group[1] for rule, group in found.items() if group}
+    plots = {rule for rule in WORKING if rule.startswith("plot_")}
+    assert plots <= {rule for rule, group in groups.items() if group == "plots"}
+    profile = yaml.safe_load((PROFILES / "slurm/config.yaml").read_text())
+    assert set(profile["group-components"]) <= set(groups.values())
+
+
 def test_on_a_workstation_gpu_jobs_queue() -> None:
     profile = yaml.safe_load((PROFILES / "workstation/config.yaml").read_text())
     assert profile["resources"]["gpu"] == 1
