@@ -25,7 +25,7 @@ PACKAGES = "apt-get install --no-install-recommends slurmctld slurmd slurm-clien
 
 CPUS = 4
 MEMORY = 64_000  # MB, as it says; what the machine has is not looked at
-PATIENCE = 30.0  # seconds that a daemon may take to start or to end
+PATIENCE = 60.0  # seconds that a daemon may take to start or to end
 
 # It decides at once. The sizes are not the machine's.
 CONFIG = """\

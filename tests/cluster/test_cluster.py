@@ -113,7 +113,7 @@ def wait_for_jobs(run: subprocess.Popen[str], folder: Folder) -> None:
         logs = folder.results / "logs/tiny/extract_activations/1.log"
         return bool(folder.slurm.queue("RUNNING")) and logs.exists()
 
-    folder.slurm.wait_until(works, patience=120)
+    folder.slurm.wait_until(works, patience=300)
 
 
 # ------------------------------------------------------------ limits, and a lost scheduler
@@ -122,7 +122,7 @@ def wait_for_jobs(run: subprocess.Popen[str], folder: Folder) -> None:
 def test_limits_and_a_lost_scheduler(background: dict[str, object], slurm: Slurm) -> None:
     """Over its time or its memory a job is retried with more, and the head bears with an outage."""
     run = background["limits"]
-    slurm.wait_until(lambda: {j["JobState"] for j in large(slurm)} & {"COMPLETED"}, patience=120)
+    slurm.wait_until(lambda: {j["JobState"] for j in large(slurm)} & {"COMPLETED"}, patience=300)
     slurm.stop_controller()
     time.sleep(20)  # the plugin by itself loses its jobs after five questions without an answer
     slurm.start_controller()
