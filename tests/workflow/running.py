@@ -24,6 +24,9 @@ from prepared import PREPARED, run_snakemake
 REPOSITORY = Path(__file__).resolve().parents[2]
 Config = dict[str, Any]
 
+# How Snakemake tells of a job; those of a group are indented.
+_JOB = re.compile(r"^( *)(?:local)?(?:rule|checkpoint) (\w+):\n((?:\1 {4}.*\n)+)", re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -36,11 +39,10 @@ class Outcome:
     def planned(self) -> dict[str, set[str]]:
         """Rule -> wildcards (``study=a, layer=b``) of each of its jobs; target rules left out."""
         jobs = defaultdict(set)
-        for block in re.split(r"\n(?=\[)", self.text):
-            head = re.search(r"^(?:local)?(?:rule|checkpoint) (\w+):$", block, re.MULTILINE)
-            if head and re.search(r"^ +(?:output|log): ", block, re.MULTILINE):
+        for _, rule, block in _JOB.findall(self.text):
+            if re.search(r"^ +(?:output|log): ", block, re.MULTILINE):
                 wildcards = re.search(r"^ +wildcards: (.*)$", block, re.MULTILINE)
-                jobs[head[1]].add(wildcards[1] if wildcards else "")
+                jobs[rule].add(wildcards[1] if wildcards else "")
         return dict(jobs)
 
 
