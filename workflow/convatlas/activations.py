@@ -320,12 +320,10 @@ def record_maps(
     model = load_model(card, weights)
     described = read_layers(layers)
     maps = {layer.name for layer in described if layer.is_map}
-    graph = None
-    for exhibit, output, recipe in zip(exhibits, outputs, recipes, strict=True):
-        image = read(Exhibit, exhibit).image
-        if graph is None:
-            graph = trace(model.module, (3, *image.shape[:2]))
-            check_fit(graph, described)
+    images = [read(Exhibit, exhibit).image for exhibit in exhibits]
+    graph = trace(model.module, (3, *images[0].shape[:2]))
+    check_fit(graph, described)
+    for image, output, recipe in zip(images, outputs, recipes, strict=True):
         with MapWriter(output, recipe) as writer:
             for name, value in run_layers(graph, maps, model.prepare(image[None])):
                 writer.write(name, value[0].float().cpu().numpy())

@@ -34,15 +34,20 @@ def pick_exhibits(
     DataError
         if there are fewer images than that.
     """
+    numbers = [int(PurePath(output).stem) for output in outputs]
     with Images(images) as data:
         labels = data.labels()
-        for output, recipe, index in zip(outputs, recipes, indices, strict=True):
-            number = int(PurePath(output).stem)
-            write(output, _exhibit(data, labels, number, index, seed), recipe)
+        order = stratified_order(labels, max(numbers) + 1, seed)
+        for output, recipe, number, index in zip(outputs, recipes, numbers, indices, strict=True):
+            write(output, _exhibit(data, labels, order, number, index), recipe)
 
 
 def _exhibit(
-    data: Images, labels: NDArray[np.int64], number: int, index: int | None, seed: int
+    data: Images,
+    labels: NDArray[np.int64],
+    order: NDArray[np.int64],
+    number: int,
+    index: int | None,
 ) -> Exhibit:
     count = len(labels)
     if index is None and number >= count:
@@ -55,7 +60,7 @@ def _exhibit(
             f"the study's `exhibits` asks for image {index}, but the data set has only {count} "
             f"images, 0 to {count - 1}."
         )
-    row = int(stratified_order(labels, number + 1, seed)[number]) if index is None else index
+    row = int(order[number]) if index is None else index
     return Exhibit(
         image=data.rows([row])[0],
         index=row,

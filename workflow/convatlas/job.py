@@ -116,6 +116,7 @@ class Job:
         own : the inputs and parameters that have one item an exhibit.
         """
         whole = self.recipe
+        shared = {k: v for k, v in whole.inputs.items() if k.partition("[")[0] not in own}
         return [
             replace(
                 whole,
@@ -123,11 +124,8 @@ class Job:
                     name: value[i] if name in own else value
                     for name, value in whole.parameters.items()
                 },
-                inputs={
-                    name.partition("[")[0] if name.endswith(f"[{i}]") else name: digest
-                    for name, digest in whole.inputs.items()
-                    if name.partition("[")[0] not in own or name.endswith(f"[{i}]")
-                },
+                inputs=shared
+                | {k: whole.inputs[f"{k}[{i}]"] for k in own if f"{k}[{i}]" in whole.inputs},
                 subject={**whole.subject, "exhibit": Path(path).stem},
             )
             for i, path in enumerate(exhibits)

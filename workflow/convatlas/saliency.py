@@ -45,11 +45,10 @@ def record_saliency(
     of one size.
     """
     model = load_model(card, weights)
-    graph = None
-    for exhibit, output, recipe in zip(exhibits, outputs, recipes, strict=True):
-        shown = read(Exhibit, exhibit).image
-        graph = graph or trace(model.module, (3, *shown.shape[:2]))
-        write(output, look_back(graph, model.prepare(shown[None])), recipe)
+    images = [read(Exhibit, exhibit).image for exhibit in exhibits]
+    graph = trace(model.module, (3, *images[0].shape[:2]))
+    for image, output, recipe in zip(images, outputs, recipes, strict=True):
+        write(output, look_back(graph, model.prepare(image[None])), recipe)
 
 
 def look_back(graph: Graph, image: Tensor) -> Saliency:

@@ -46,7 +46,8 @@ _BACK = 3  # a forward and a backward pass take as long as so many forward passe
 _DEFLATE = 30e6  # bytes a second
 _READ = 200e6
 
-_HELD = 1 << 26  # bytes of a block: `store.Activations.blocks`, `codes.Codes.blocks`
+# Of blocks, in bytes unless said; those of `store`, `codes` and `nearest` are a quarter of it now.
+_HELD = 1 << 26  # `store.Activations.blocks`, `codes.Codes.blocks`
 _WANTED = 1 << 28  # bytes of the codes searched for at once, and distances: see `nearest`
 _COMPARED = 1 << 23
 _SLICE = 1 << 13

@@ -18,7 +18,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
@@ -167,6 +167,29 @@ def reading(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
             if not str(error.args[0]).startswith(_MISSING):
                 raise  # somebody else's, raised while the file was open
             raise DamagedFile(path, f"lacks a part that it should have ({error})") from error
+
+
+class _Writer:
+    """A context manager that makes a file piece by piece; without a whole one nothing appears."""
+
+    _creating: AbstractContextManager[h5py.File]
+
+    def _finish(self) -> None:
+        """Write what is still to be written, at the end of a block that went well."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            try:
+                self._finish()
+            except BaseException as failure:
+                self._creating.__exit__(type(failure), failure, failure.__traceback__)
+                raise
+        self._creating.__exit__(kind, error, traceback)
 
 
 def _scale(group: h5py.Group, name: str, length: int) -> h5py.Dataset:
@@ -623,7 +646,7 @@ class Filters:
 # -------------------------------------------------------------------- neighbours
 
 
-class OthersWriter:
+class OthersWriter(_Writer):
     """Write the neighbours of a sample, and block by block those of all others among it.
 
     A context manager.
@@ -659,25 +682,16 @@ class OthersWriter:
         _write_into(file, self._sample)
         self._group = file.create_group(self._GROUP)
         count, components = len(self._image), self._sample.code.shape[1]
-        for name, dtype, length in (
-            ("code", "f4", components),
-            ("neighbour", "i4", self._kept),
-            ("distance", "f4", self._kept),
+        for name, dtype, axis, length in (
+            ("code", "f4", "component", components),
+            ("neighbour", "i4", "rank", self._kept),
+            ("distance", "f4", "rank", self._kept),
         ):
-            self._group.create_dataset(name, shape=(count, length), dtype=dtype)
-        _add(self._group, "image", self._image)
-        for name, axes in (
-            ("code", ("index", "component")),
-            ("neighbour", ("index", "rank")),
-            ("distance", ("index", "rank")),
-            ("image", ("index",)),
-        ):
-            _attach(self._group, self._group[name], axes)
+            made = self._group.create_dataset(name, shape=(count, length), dtype=dtype)
+            _attach(self._group, made, ("index", axis))
+        _attach(self._group, _add(self._group, "image", self._image), ("index",))
         self._done = 0
         return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._creating.__exit__(*error)
 
     def append(self, code: Array, neighbour: Array, distance: Array) -> None:
         """Add the next others, by rising number of the image.
@@ -729,7 +743,7 @@ class Others:
 # ------------------------------------------------------------------------ images
 
 
-class ImageWriter:
+class ImageWriter(_Writer):
     """Write images one by one into an `images.h5`, as a context manager.
 
     Parameters
@@ -817,20 +831,6 @@ class ImageWriter:
         self.count += count
         self._rows.clear()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            try:
-                self._finish()
-            except BaseException as failure:
-                self._creating.__exit__(type(failure), failure, failure.__traceback__)
-                raise
-        self._creating.__exit__(kind, error, traceback)
-
     def _finish(self) -> None:
         self._flush()
         if self.count == 0:
@@ -916,7 +916,7 @@ class Images:
 # ------------------------------------------------------------------- activations
 
 
-class ActivationWriter:
+class ActivationWriter(_Writer):
     """Write per-unit summaries of consecutive images, as a context manager.
 
     Parameters
@@ -970,20 +970,9 @@ class ActivationWriter:
                 _attach(group, group[name], self.AXES[: group[name].ndim])
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            try:
-                for layer in self._units:
-                    self._flush(layer)
-            except BaseException as failure:
-                self._creating.__exit__(type(failure), failure, failure.__traceback__)
-                raise
-        self._creating.__exit__(kind, error, traceback)
+    def _finish(self) -> None:
+        for layer in self._units:
+            self._flush(layer)
 
     def write(self, layer: str, start: int, summaries: Mapping[str, Array]) -> None:
         """Write the summaries of one layer for the images from `start` on.
@@ -1124,7 +1113,7 @@ class FeatureMaps:
     map: Array = field(metadata=on("unit", "row", "column"))  # (U,H,W) float32
 
 
-class MapWriter:
+class MapWriter(_Writer):
     """Write whole feature maps of one image, layer by layer, as a context manager."""
 
     def __init__(self, path: str | os.PathLike[str], recipe: Recipe) -> None:
@@ -1133,9 +1122,6 @@ class MapWriter:
     def __enter__(self) -> MapWriter:
         self._file = self._creating.__enter__()
         return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._creating.__exit__(*error)
 
     def write(self, layer: str, maps: Array) -> None:
         """Add one layer's maps, (U,H,W) float32."""

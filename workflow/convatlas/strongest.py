@@ -37,19 +37,17 @@ def project_strongest(
 ) -> None:
     """Write the projections of each sweep's unit: of the exhibit first, then its top images.
 
-    The sweeps are of one layer.
+    The sweeps are of the layer that `patches` has the strongest patches of.
     """
     ranked = read(Patches, patches)
     model = load_model(card, weights)
-    projector = None
     with Images(images) as data:
+        graph = trace(model.module, (3, *data.size))
+        projector = Projector(graph, ranked.layer, batch_size=batch_size)
         for exhibit, sweep, output, recipe in zip(
             exhibits, occlusion, outputs, recipes, strict=True
         ):
             shown, swept = read(Exhibit, exhibit), read(Occlusion, sweep)
-            if projector is None:
-                graph = trace(model.module, (3, *data.size))
-                projector = Projector(graph, swept.layer, batch_size=batch_size)
             write(output, _strongest(shown, swept, ranked, data, model, projector), recipe)
 
 

@@ -253,7 +253,6 @@ def blocks_of(name, rule, made, each):
     numbers, blocks, rest = exhibits_of(name), [], []
     if not isinstance(STUDIES[name]["exhibits"], int):
         return [[number] for number in numbers]
-    named = re.compile(rf"{rule}(?:_(\d+)(?:_to_(\d+))?)?")
 
     def cut():
         blocks.extend(rest[start : start + each] for start in range(0, len(rest), each))
@@ -265,10 +264,11 @@ def blocks_of(name, rule, made, each):
             continue
         path = made.format(study=name, exhibit=number).replace("<results>", str(RESULTS))
         record = records()._read_record(path) if RESULTS.is_dir() else None
-        known = record and named.fullmatch(record.rule or "")
-        if known and int(known[1] or number) == number:
+        maker = (record and record.rule) or ""
+        first, last = (number, number) if maker == rule else block_in(maker, rule)
+        if first == number:
             cut()
-            after = int(known[2] or number) + 1
+            after = last + 1
             if after > len(numbers):  # as far as there are images, should these have changed
                 images = pictures_of_part(dataset_of(name), "images").images
                 after = max(min(after, images), len(numbers))
@@ -277,6 +277,15 @@ def blocks_of(name, rule, made, each):
             rest.append(number)
     cut()
     return blocks
+
+
+def block_in(name, rule=r"\w+?"):
+    """Return the first and the last exhibit of a rule for one block, by its name; else None, twice.
+
+    `rule` is the one that it stands for, if only its own count.
+    """
+    found = re.fullmatch(rf"{rule}_(\d+)(?:_to_(\d+))?", name)
+    return (int(found[1]), int(found[2] or found[1])) if found else (None, None)
 
 
 def by_exhibits(rule, made, each=lambda name: CONFIG["exhibits_per_job"]):
@@ -742,8 +751,8 @@ def script_of(job):
 
 def needed_by(job):
     """Return what a job needs, by the same estimate by which it asks for resources."""
-    found = re.search(r"_(\d+)(?:_to_(\d+))?$", job.rule.name)
-    exhibits = 1 + int(found[2] or found[1]) - int(found[1]) if found else 1
+    first, last = block_in(job.rule.name)
+    exhibits = 1 if first is None else last - first + 1
     return need_of(script_of(job), job.wildcards, exhibits)
 
 

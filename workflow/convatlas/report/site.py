@@ -119,6 +119,11 @@ def build_report(
     page = Path(output)
     names = read_classes(classes)
     entries = _copy_figures(figures, provenance, page.parent / "assets")
+    described = read_layers(layers)
+    made = read_json(provenance)
+    listed = read_csv(exhibits)
+    score, told = _told(predictions, set(listed["image"]))
+    shown = _exhibits(listed, told, names)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -129,11 +134,6 @@ def build_report(
     if startup:
         timed = environment.get_template("startup.html.j2").render(startup=startup)
         write_text(page.parent / "assets" / "startup.html", timed)
-    described = read_layers(layers)
-    made = read_json(provenance)
-    listed = read_csv(exhibits)
-    score, told = _told(predictions, set(listed["image"]))
-    shown = _exhibits(listed, told, names)
     text = environment.get_template("index.html.j2").render(
         study=study,
         dataset=dataset,
