@@ -46,20 +46,91 @@ rule large:
         "python3 -c 'import time; x = bytearray(900 << 20); time.sleep(4)'; touch {output}"
 """
 
+GROWING = """\
+from snakemake.dag import DAG
+
+from convatlas.grouping import mend_groups
+
+mend_groups(DAG)
+
+DELAYS = {"a": 0, "b": 10, "c": 16}
+
+def split_of(wildcards):
+    return checkpoints.split.get(name=wildcards.name).output[0]
+
+def parts(wildcards):
+    with open(split_of(wildcards)) as file:
+        return expand("{name}/{part}.txt", part=file.read().split(), name=wildcards.name)
+
+rule all:
+    input:
+        expand("{name}/{end}.txt", name=DELAYS, end=["list", "all"]),
+
+checkpoint split:
+    output:
+        "{name}/split.txt",
+    params:
+        delay=lambda wildcards: DELAYS[wildcards.name],
+    shell:
+        "sleep {params.delay}; echo 1 2 3 > {output}"
+
+rule begin:
+    output:
+        "{name}/begin.txt",
+    group:
+        "gather"
+    shell:
+        "echo {output} >> runs.txt; touch {output}"
+
+rule list:
+    input:
+        "{name}/begin.txt",
+        split_of,
+    output:
+        "{name}/list.txt",
+    group:
+        "gather"
+    shell:
+        "echo {output} >> runs.txt; touch {output}"
+
+rule part:
+    output:
+        "{name}/{part,[0-9]}.txt",
+    group:
+        "layers"
+    shell:
+        "echo {output} >> runs.txt; sleep 2; touch {output}"
+
+rule end:
+    input:
+        parts,
+    output:
+        "{name}/all.txt",
+    group:
+        "plots"
+    shell:
+        "echo {output} >> runs.txt; touch {output}"
+"""
+
 
 @pytest.fixture(scope="module")
 def background(empty: Folder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """Two runs begun at once, because one computes and the other waits.
+    """Runs begun at once, because one computes and the others wait.
 
-    The whole study on this machine, and jobs that come to their limits on the cluster.
+    The whole study on this machine; on the cluster jobs that come to their limits, and a
+    workflow that grows.
     """
     local = empty.copied(tmp_path_factory.mktemp("local"))
     limits = empty.copied(tmp_path_factory.mktemp("limits"))
     (limits.path / "Snakefile").write_text(LIMITS)
+    growing = empty.copied(tmp_path_factory.mktemp("growing"))
+    (growing.path / "Snakefile").write_text(GROWING)
     return {
         "folder": local,
+        "grown": growing,
         "local": local.start("--cores=2", cluster=False),
         "limits": limits.start(snakefile=limits.path / "Snakefile"),
+        "growing": growing.start(snakefile=growing.path / "Snakefile"),
     }
 
 
@@ -135,6 +206,16 @@ def test_limits_and_a_lost_scheduler(background: dict[str, object], slurm: Slurm
     assert [first["JobState"], second["JobState"]] == ["TIMEOUT", "COMPLETED"]
     assert [first["TimeLimit"], second["TimeLimit"]] == ["00:01:00", "00:02:00"]
     assert "TIMEOUT" in outcome.text
+
+
+def test_groups_while_the_workflow_grows(background: dict[str, object]) -> None:
+    """No job is lost, or done twice, when checkpoints end while groups run."""
+    outcome = end_of(background["growing"])
+    assert outcome.code == 0, outcome.text
+    runs = (background["grown"].path / "runs.txt").read_text().split()
+    kinds = ("begin", "list", "1", "2", "3", "all")
+    assert sorted(runs) == sorted(f"{name}/{kind}.txt" for name in "abc" for kind in kinds)
+    assert outcome.finished.total() == len(runs) + 3
 
 
 def large(slurm: Slurm) -> list[dict[str, str]]:

@@ -4,7 +4,12 @@ Needs: a results folder that can be written.
 Makes: Snakemake's records' place in it; how much of the jobs' time was start-up.
 """
 
+from snakemake.dag import DAG
+
+from convatlas.grouping import mend_groups
 from convatlas.slurm import await_jobs, cancel_jobs
+
+mend_groups(DAG)
 
 # Whoever unlocks says that no run is going here: what is in the queue is of one that was killed.
 if "--unlock" in sys.argv and (cancelled := or_stop(cancel_jobs, Path.cwd())):
