@@ -80,10 +80,9 @@ def extract_activations(
         units = {layer.name: layer.units for layer in kept}
         placed = {layer.name for layer in kept if layer.is_map}
         with ActivationWriter(output, recipe, units, start, stop, scores) as writer:
-            batches = _batches(data, model, start, stop, batch_size)
+            batches = _batches(data, model, layout, start, stop, batch_size)
             total = -(-(stop - start) // batch_size)
             for first, batch in progress(batches, total, "batches"):
-                batch = batch.contiguous(memory_format=layout)
                 for name, summaries in summarise_layers(graph, set(units), batch).items():
                     # A single cell's place, zeros, isn't written: it reads so and takes no room.
                     told = [key for key in summaries if name in placed or key != "argmax"]
@@ -98,7 +97,12 @@ def shard_bounds(images: int, shard: int, shards: int, batch_size: int) -> tuple
 
 
 def _batches(
-    data: Images, model: LoadedModel, start: int, stop: int, batch_size: int
+    data: Images,
+    model: LoadedModel,
+    layout: torch.memory_format,
+    start: int,
+    stop: int,
+    batch_size: int,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the network's inputs, reading the next images while these are looked at."""
 
@@ -111,7 +115,7 @@ def _batches(
             pixels = ahead.result()
             if first + batch_size < stop:
                 ahead = reader.submit(read, first + batch_size)
-            yield first, model.prepare(pixels)
+            yield first, model.prepare(pixels, layout)
 
 
 @torch.inference_mode()
@@ -250,8 +254,9 @@ def _cut(graph: Graph, batch: Tensor) -> Sequence[Tensor]:
         return [batch]
     shapes = [shape for shape in graph.values.values() if isinstance(shape, torch.Size)]
     largest = max(4 * shape[1:].numel() for shape in shapes)
+    parts = -(-len(batch) // max(1, _CACHE // largest))
     # A network may take a batch of one for a single image, so there are two at least.
-    return batch.tensor_split(max(1, len(batch) // max(2, _CACHE // largest)))
+    return batch.tensor_split(max(1, min(parts, len(batch) // 2)))
 
 
 def choose_layout(graph: Graph, batch: Tensor) -> torch.memory_format:

@@ -306,15 +306,22 @@ class LoadedModel:
     std: Tensor
     card: dict[str, Any]
 
-    def prepare(self, images: NDArray[np.uint8]) -> Tensor:
+    def prepare(
+        self,
+        images: NDArray[np.uint8],
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> Tensor:
         """Turn images (n,H,W,3) uint8 into the network's input (n,3,H,W) float32.
 
-        The input is (pixel / 255 - mean) / std, contiguous, on the network's device.
+        The input is (pixel / 255 - mean) / std, in `layout`, on the network's device.
+        Contiguous if not said, because many a user's network calls `view` on what a layer
+        returns.
         """
-        # Contiguous, because many a user's network calls `view` on what a layer returns.
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.mean.device)
-        planes = pixels.permute(0, 3, 1, 2).contiguous().float()
-        return planes.div_(255).sub_(self.mean).div_(self.std)
+        # A row of pixels with its channels is one run of numbers, which vectorises.
+        mean, std = (x.flatten().repeat(images.shape[2]) for x in (self.mean, self.std))
+        rows = pixels.flatten(2).float().div_(255).sub_(mean).div_(std)
+        return rows.view(images.shape).permute(0, 3, 1, 2).contiguous(memory_format=layout)
 
     def to(self, device: torch.device) -> LoadedModel:
         """Return the model on another device; the network itself is moved."""
