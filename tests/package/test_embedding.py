@@ -414,6 +414,15 @@ def test_the_grid_shows_an_image_at_most_once(
     assert image.max() < count
 
 
+def test_a_grid_knows_of_a_sample(tmp_path: Path) -> None:
+    position = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    embedded = (np.arange(20) < 12).astype(np.uint8)
+    write(tmp_path / "e.h5", Embedding(position, "fc", 3.0, 0.5, embedded, 12), Recipe())
+    output = tmp_path / "grid.h5"
+    arrange_grid(embedding=tmp_path / "e.h5", output=output, recipe=Recipe(), side=3, seed=0)
+    assert read(Grid, output).sampled == 12
+
+
 def test_a_grid_of_a_grid_is_itself_with_the_top_first(tmp_path: Path) -> None:
     y, x = np.mgrid[0:4, 0:4]
     position = np.stack([x.ravel(), y.ravel()], 1)  # image 0 at the bottom left

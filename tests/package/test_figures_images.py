@@ -190,6 +190,21 @@ def test_grid_shows_each_image_in_its_cell(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("sampled", "told"),
+    [
+        (None, "3 of 6 images in 2 × 6 cells, each where its code lies"),
+        (4, "; 4 of 6 images embedded, the others placed among them"),
+    ],
+)
+def test_a_grid_tells_what_it_shows_of_how_many(tmp_path, sampled, told):
+    write_images(tmp_path / "i.h5", (20, 10), [0, 1, 2, 0, 1, 2])
+    laid = store.Grid(np.array([[5] + 5 * [-1], [0, 1] + 4 * [-1]]), "conv1", sampled)
+    store.write(tmp_path / "g.h5", laid, RECIPE)
+    plot_grid(tmp_path / "g.h5", tmp_path / "i.h5", output=tmp_path / "g.png", formats=["svg"])
+    assert f"{told} -->" in (tmp_path / "g.svg").read_text(encoding="utf-8")
+
+
 def test_large_grids_stay_printable(tmp_path):
     write_images(tmp_path / "i.h5", (12, 12), [0, 1])
     store.write(tmp_path / "g.h5", store.Grid(np.zeros((2, 300), int), "conv1"), RECIPE)

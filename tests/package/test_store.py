@@ -62,7 +62,7 @@ ARTIFACTS = {
     ),
     "embedding": store.Embedding(numbers(6, 2), "c", 0.25),
     "embedding of a sample": store.Embedding(numbers(6, 2), "c", 0.25, 0.5, one(6), 4),
-    "grid": store.Grid(whole(3, 3), "c"),
+    "grid": store.Grid(whole(3, 3), "c", 12),
     "quality": store.Quality(
         np.array(["c", "pixels"], object), numbers(2), numbers(2), numbers(2), numbers(2),
         numbers(2), numbers(2), 10, 50, 40,

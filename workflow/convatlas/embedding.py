@@ -305,7 +305,8 @@ def arrange_grid(
     cell, image = linear_sum_assignment(cdist(cells, position, "sqeuclidean"))
     grid = np.full(side**2, -1, dtype=np.int64)
     grid[cell] = chosen[image]
-    write(output, Grid(image=grid.reshape(side, side), layer=found.layer), recipe)
+    laid = Grid(image=grid.reshape(side, side), layer=found.layer, sampled=found.sampled)
+    write(output, laid, recipe)
 
 
 def measure_quality(

@@ -435,6 +435,7 @@ class Grid:
 
     image: Array = field(metadata=on("row", "column"))  # (R,C) int, -1 for an empty cell
     layer: str = ""
+    sampled: int | None = None  # how many of the map's images were embedded, if not all
 
 
 @dataclass(frozen=True)

@@ -126,9 +126,11 @@ def plot_scatter(
 def mapped(placed: store.Embedding) -> str:
     """Say how many images a map has, and how they came there if not all by t-SNE."""
     count = len(placed.position)
-    if placed.sampled is None:
-        return f"{count} images"
-    return f"{placed.sampled:,} of {count:,} images embedded, the others placed among them"
+    return f"{count} images" if placed.sampled is None else _sample(placed.sampled, count)
+
+
+def _sample(embedded: int, images: int) -> str:
+    return f"{embedded:,} of {images:,} images embedded, the others placed among them"
 
 
 def embedded(placed: store.Embedding) -> NDArray[np.uint8]:
@@ -413,11 +415,11 @@ def plot_grid(
     ) as figure:
         paper = style.paper(figure)
         used = int((laid.image >= 0).sum())
-        style.head(
-            paper,
-            title,
-            f"{used} images in {down} × {across} cells, each where its code lies",
-        )
+        shown = f"{used:,}" if used == len(labels) else f"{used:,} of {len(labels):,}"
+        subtitle = f"{shown} images in {down} × {across} cells, each where its code lies"
+        if laid.sampled is not None:
+            subtitle += f"; {_sample(laid.sampled, len(labels))}"
+        style.head(paper, title, subtitle)
         style.draw_image(paper, mosaic, style.MARGIN, style.HEADING, width, height, pixels=True)
     rows, columns = np.nonzero(laid.image >= 0)
     chosen = laid.image[rows, columns]
