@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -190,3 +192,83 @@ def test_files_count_by_content_and_place(tmp_path: Path) -> None:
     second.write_bytes(b"c")
     assert file_digest(second) != whole
     assert text_digest(["ab", "c"]) != text_digest(["a", "bc"])
+
+
+@pytest.fixture
+def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[str, int]]:
+    """Three files; a function that returns their digest, and how many were read for it."""
+    monkeypatch.setattr(digest, "_SETTLED", -(10**12))  # as if they were old
+    paths = [tmp_path / "photos" / f"{number}.png" for number in range(3)]
+    paths[0].parent.mkdir()
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    read: list[object] = []
+    real = digest._read
+    monkeypatch.setattr(digest, "_read", lambda path: (read.append(path), real(path))[1])
+
+    def ask() -> tuple[str, int]:
+        read.clear()
+        found = files_digest(paths, paths[0].parent, tmp_path / "kept" / "photos.json")
+        return found, len(read)
+
+    return ask
+
+
+def test_files_are_read_once(remembered: Callable[[], tuple[str, int]], tmp_path: Path) -> None:
+    first, count = remembered()
+    assert count == 3
+    assert first == files_digest(sorted((tmp_path / "photos").iterdir()), tmp_path / "photos")
+    assert remembered() == (first, 0)
+    (tmp_path / "kept/photos.json").write_text("torn{")
+    assert remembered() == (first, 3)
+    assert remembered() == (first, 0)
+    (tmp_path / "kept/photos.json").write_text("[]")
+    assert remembered() == (first, 3)
+
+
+def test_a_long_reading_is_told(
+    remembered: Callable[[], tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(digest, "_LARGE", 14)  # of 15 bytes
+    remembered()
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "reading 3 files in" in caplog.text
+    remembered()
+    assert len(caplog.records) == 1
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(
+    remembered: Callable[[], tuple[str, int]], tmp_path: Path
+) -> None:
+    first, _ = remembered()
+    path = tmp_path / "photos/1.png"
+    before = path.stat()
+    path.write_bytes(b"!.png")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    changed, count = remembered()
+    assert (changed != first, count) == (True, 3)
+    path.write_bytes(b"1.png")  # as it was, at another time
+    assert remembered() == (first, 3)
+    other = tmp_path / "photos/other"
+    other.write_bytes(b"1.png")
+    other.replace(path)
+    assert remembered() == (first, 3)
+
+
+def test_what_was_written_just_now_is_read_again(
+    remembered: Callable[[], tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digest, "_SETTLED", 10**12)
+    first, _ = remembered()
+    assert remembered() == (first, 3)
+
+
+def test_nothing_can_be_kept_where_nothing_can_be_written(
+    remembered: Callable[[], tuple[str, int]], tmp_path: Path
+) -> None:
+    (tmp_path / "kept").write_text("a file")
+    first, _ = remembered()
+    assert remembered() == (first, 3)

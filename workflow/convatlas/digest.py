@@ -11,29 +11,43 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from convatlas.errors import ModelError
+from convatlas.errors import ConvatlasError, ModelError
+from convatlas.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 Finder = Callable[[str], Path | None]
 
 _BLOCK = 1 << 20
+_AHEAD = 1024  # files that are given to the readers at once
+_SETTLED = 2 * 10**9  # nanoseconds after which a file's times tell of each change
+_LARGE = 2 * 10**9  # bytes that take so long to read that it is told
 _SHORT = 16  # hex digits: 64 bits tell any number of files apart that a study could have
 
 
-@cache
-def _digest_at(path: str, size: int, modified: int) -> str:
+def _read(path: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+@cache
+def _digest_at(path: str, size: int, modified: int) -> str:
+    return _read(path)
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -42,15 +56,66 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     return _digest_at(os.fspath(path), state.st_size, state.st_mtime_ns)
 
 
-def files_digest(paths: Iterable[str | os.PathLike[str]], folder: str | os.PathLike[str]) -> str:
+def files_digest(
+    paths: Sequence[str | os.PathLike[str]],
+    folder: str | os.PathLike[str],
+    memory: str | os.PathLike[str] | None = None,
+) -> str:
     """Return a short digest of files: their paths and contents, in their order.
 
     A path counts as seen from `folder`: an image's own folder may be its class, but where
     all of them lie means nothing.
+
+    Parameters
+    ----------
+    memory : a file to keep the digest in. As long as none of the files is another one, or
+        has another size or time than when it was written there, they aren't read.
     """
-    return text_digest(
-        part for path in paths for part in (os.path.relpath(path, folder), file_digest(path))
-    )
+    if memory is None:
+        return _contents_digest(paths, folder)
+    settled = time.time_ns() - _SETTLED
+    state, newest, size = _state(paths)
+    with suppress(OSError, ConvatlasError, LookupError, TypeError):
+        kept = read_json(memory)
+        if kept["state"] == state:
+            return str(kept["digest"])
+    if size > _LARGE:
+        what = f"{len(paths):,} files in {folder}, {size / 1e9:,.1f} GB"
+        log.warning("reading %s, to know them again; until one changes this is done once", what)
+    found = _contents_digest(paths, folder)
+    if newest < settled:  # else it might be written once more without another time
+        with suppress(OSError, ConvatlasError):
+            write_json(memory, {"state": state, "digest": found})
+    return found
+
+
+def _state(paths: Iterable[str | os.PathLike[str]]) -> tuple[str, int, int]:
+    """Return a digest of what changes whenever a file does, when one last did, and all sizes."""
+    newest = size = 0
+
+    def parts() -> Iterator[str]:
+        nonlocal newest, size
+        for path in paths:
+            state = Path(path).stat()
+            newest = max(newest, state.st_ctime_ns)
+            size += state.st_size
+            numbers = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+            yield " ".join(map(str, (os.fspath(path), *numbers)))
+
+    return text_digest(parts()), newest, size
+
+
+def _contents_digest(
+    paths: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str]
+) -> str:
+    def parts() -> Iterator[str]:
+        with ThreadPoolExecutor() as readers:  # a disk far away answers late
+            for first in range(0, len(paths), _AHEAD):
+                some = paths[first : first + _AHEAD]
+                for path, content in zip(some, readers.map(_read, some), strict=True):
+                    yield from (os.path.relpath(path, folder), content)
+
+    return text_digest(parts())
 
 
 def text_digest(parts: Iterable[str]) -> str:

@@ -314,7 +314,7 @@ def _prepare_images(work: Work) -> tuple[float, float, float]:
     part = work.shown
     held = min(part.images, _WRITTEN)
     # A photo's decoder and its filter hold it several times; 12 million pixels are usual.
-    memory = 120 * MB + held * part.values * 20
+    memory = 120 * MB + held * part.values * 20 + part.images * 1000  # all names
     stored = part.images * (part.values + 700 + (part.height * part.width / 20) * part.masks)
     stored += 20_000 + 200_000 * part.masks  # attributes are stored by the thousand rows
     return memory, part.images * (1e-3 + part.values * 5e-8), stored

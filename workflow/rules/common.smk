@@ -124,6 +124,7 @@ def made_by(script, *modules, **parameters):
 
 
 RESULTS = Path("results")
+MEMORY = Path(".snakemake/convatlas")  # of the digests of images, which are read once
 
 
 @cache
@@ -566,13 +567,13 @@ def reader_of_size(name):
 @cache
 def size_of(name):
     """Return what decides the size of a data set's images."""
-    return or_stop(size_keys, DATASETS[name])
+    return or_stop(size_keys, DATASETS[name], lambda: source_content(name))
 
 
 @cache
 def source_content(name):
     """Return a digest of the files that a data set is made from."""
-    return or_stop(source_digest, DATASETS[name])
+    return or_stop(source_digest, DATASETS[name], MEMORY / f"{name}.json")
 
 
 @cache
@@ -710,7 +711,8 @@ def known_network(path, changed):
 def pictures_of_part(name, part):
     """Return how many images a part of a data set has, and their size."""
     path = expand(rules.prepare_images.output.images, dataset=name, part=part)[0]
-    return or_stop(take_census, DATASETS[name], part, path, classes_of(name))
+    uptodate = not workflow.is_main_process  # which has seen to it before it started this job
+    return or_stop(take_census, DATASETS[name], part, path, classes_of(name), uptodate)
 
 
 def training_pictures(name):

@@ -43,6 +43,7 @@ def take_census(
     part: str,
     made: str | os.PathLike[str],
     classes: Sequence[str] | None,
+    uptodate: bool = False,
 ) -> Pictures:
     """Return how many images a part of a data set will have, and their size.
 
@@ -52,6 +53,8 @@ def take_census(
     part : ``images`` or ``train``.
     made : the file of its images, which tells what the config doesn't, once it is there.
     classes : its classes, if they are known.
+    uptodate : whether `made`, if it is there, has what the data set has now, so that a folder
+        of many images needn't be looked through.
 
     Where something is neither known nor there yet, it is estimated, and the `source` of what is
     returned says so. Files that can't be decoded and are to be skipped count.
@@ -64,7 +67,7 @@ def take_census(
     kind, _, name = source["source"].partition(":")
     known: tuple[int, int, int] | None = None
     guessed = ""
-    if kind == "torchvision" or size_is_read(source):
+    if uptodate or kind == "torchvision" or size_is_read(source):
         known = _made(made)
     train, test, side, number = _TORCHVISION.get(name, _ANY)
     if known is not None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,10 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?in
 _EXACT, _DIGITS = 2**53, 17  # whole numbers up to here are floats too
 
 
-@dataclass(frozen=True)
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
 class _Entry:
     """An image file that belongs to a data set.
 
@@ -47,7 +51,7 @@ class _Entry:
     path: Path
     label: int
     where: str = ""
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=lambda: _NONE)
 
 
 # ------------------------------------------------------------------ entry points
@@ -98,15 +102,15 @@ def count_images(source: Mapping[str, Any]) -> int:
     return len(_list_entries(source))
 
 
-def source_digest(source: Mapping[str, Any]) -> str:
+def source_digest(source: Mapping[str, Any], memory: Path | None = None) -> str:
     """Return a digest of all on disk that decides the images, labels and attributes.
 
     A file that is missing counts as missing; of the file of classes only what it makes of
-    the labels.
+    the labels. `memory` is where the digest of the images is kept, see `files_digest`.
     """
     entries = _list_entries(source)
     files = [entry.path for entry in entries if is_file(entry.path)]
-    parts = [files_digest(files, source["path"]), *(str(entry.label) for entry in entries)]
+    parts = [files_digest(files, source["path"], memory), *(str(entry.label) for entry in entries)]
     if source["labels"]:
         parts.append(file_digest(source["labels"]))
         parts.append(str(len(list_classes(source))))  # a label beyond them is an error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
@@ -30,7 +30,7 @@ class _Source(Protocol):
 
     # Of a folder only:
 
-    def source_digest(self, source: Mapping[str, Any]) -> str: ...
+    def source_digest(self, source: Mapping[str, Any], memory: Path | None = None) -> str: ...
 
     def preset_side(self, preset: Preset) -> int: ...
 
@@ -152,24 +152,24 @@ def known_classes(source: Mapping[str, Any]) -> list[str] | None:
     return None if _is_torchvision(source) else list_classes(source)
 
 
-def source_digest(source: Mapping[str, Any]) -> str:
+def source_digest(source: Mapping[str, Any], memory: Path | None = None) -> str:
     """Return a digest of the files on disk that decide a data set's images and labels.
 
     Empty for sources that come with a package, and for those that torchvision keeps and
-    checks itself.
+    checks itself. `memory` is a file in which the images' digest is kept until one changes.
     """
-    return "" if source["source"] != "folder" else _load(source).source_digest(source)
+    return "" if source["source"] != "folder" else _load(source).source_digest(source, memory)
 
 
-def size_keys(source: Mapping[str, Any]) -> dict[str, Any]:
+def size_keys(source: Mapping[str, Any], content: Callable[[], str]) -> dict[str, Any]:
     """Return what decides the height and width of a data set's images, for `image_size`.
 
-    These are a few keys of its config; all, and what is in its files, where the images
-    stay as they are.
+    These are a few keys of its config; all, and the `content` of its files (see
+    `source_digest`), where the images stay as they are.
     """
     keys = ("source", "size", "resize", "crop", "preset")
     found = {key: source[key] for key in keys if source.get(key) is not None}
-    return found if len(found) > 1 else {**source, "content": source_digest(source)}
+    return found if len(found) > 1 else {**source, "content": content()}
 
 
 def size_is_read(keys: Mapping[str, Any]) -> bool:
