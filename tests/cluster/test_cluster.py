@@ -53,7 +53,7 @@ from convatlas.grouping import mend_groups
 
 mend_groups(DAG)
 
-DELAYS = {"a": 0, "b": 10, "c": 16}
+DELAYS = {"a": 0, "b": 8, "c": 12}
 
 def split_of(wildcards):
     return checkpoints.split.get(name=wildcards.name).output[0]
@@ -115,22 +115,17 @@ rule end:
 
 @pytest.fixture(scope="module")
 def background(empty: Folder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """Runs begun at once, because one computes and the others wait.
+    """Two runs begun at once, because one computes and the other waits.
 
-    The whole study on this machine; on the cluster jobs that come to their limits, and a
-    workflow that grows.
+    The whole study on this machine, and jobs that come to their limits on the cluster.
     """
     local = empty.copied(tmp_path_factory.mktemp("local"))
     limits = empty.copied(tmp_path_factory.mktemp("limits"))
     (limits.path / "Snakefile").write_text(LIMITS)
-    growing = empty.copied(tmp_path_factory.mktemp("growing"))
-    (growing.path / "Snakefile").write_text(GROWING)
     return {
         "folder": local,
-        "grown": growing,
         "local": local.start("--cores=2", cluster=False),
         "limits": limits.start(snakefile=limits.path / "Snakefile"),
-        "growing": growing.start(snakefile=growing.path / "Snakefile"),
     }
 
 
@@ -208,16 +203,6 @@ def test_limits_and_a_lost_scheduler(background: dict[str, object], slurm: Slurm
     assert "TIMEOUT" in outcome.text
 
 
-def test_groups_while_the_workflow_grows(background: dict[str, object]) -> None:
-    """No job is lost, or done twice, when checkpoints end while groups run."""
-    outcome = end_of(background["growing"])
-    assert outcome.code == 0, outcome.text
-    runs = (background["grown"].path / "runs.txt").read_text().split()
-    kinds = ("begin", "list", "1", "2", "3", "all")
-    assert sorted(runs) == sorted(f"{name}/{kind}.txt" for name in "abc" for kind in kinds)
-    assert outcome.finished.total() == len(runs) + 3
-
-
 def large(slurm: Slurm) -> list[dict[str, str]]:
     return of_rule(slurm.jobs(), "rule_large")
 
@@ -275,6 +260,18 @@ def test_nothing_is_left_to_do_on_another_machine(
     outcome = made[0].locally()
     assert outcome.code == 0
     assert "Nothing to be done" in outcome.text
+
+
+def test_groups_stay_whole_while_the_workflow_grows(empty: Folder, tmp_path: Path) -> None:
+    """No job is lost, or done twice, when checkpoints end while groups run."""
+    folder = empty.copied(tmp_path)
+    (tmp_path / "Snakefile").write_text(GROWING)
+    outcome = end_of(folder.start(snakefile=tmp_path / "Snakefile"))
+    assert outcome.code == 0, outcome.text
+    runs = (tmp_path / "runs.txt").read_text().split()
+    kinds = ("begin", "list", "1", "2", "3", "all")
+    assert sorted(runs) == sorted(f"{name}/{kind}.txt" for name in "abc" for kind in kinds)
+    assert outcome.finished.total() == len(runs) + 3
 
 
 # ------------------------------------------------------------------- from here to there

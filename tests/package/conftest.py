@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from studies import Study, write_noise
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # another process of pytest has the other cores
+    torch.set_num_threads(1)
 
 NETWORKS = Path(__file__).with_name("networks.py")
 

@@ -107,6 +107,7 @@ def test_after_a_run_nothing_is_to_be_done(after: str, made: tuple[Place, Outcom
     assert (total.to_run, total.done) == (0, sum(by_script(made[1].planned).values()))
 
 
+@pytest.mark.usefixtures("made")
 def test_memory_is_enough_and_not_far_too_much(before: tuple[Place, str], observed: Path) -> None:
     """By the most that each job held, as it says itself."""
     rows = table(before[1])
