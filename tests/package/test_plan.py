@@ -12,8 +12,8 @@ from convatlas.plan import (
     Machine,
     Planned,
     describe_plan,
-    makespan,
     read_seconds,
+    run_through,
     seconds_of,
     speeds,
 )
@@ -61,7 +61,22 @@ def row(text: str, rule: str) -> str:
     ],
 )
 def test_how_long_jobs_take(jobs: list[Planned], cores: int, expected: float) -> None:
-    assert makespan(jobs, [x.need.seconds for x in jobs], cores) == expected
+    assert run_through(jobs, [x.need.seconds for x in jobs], cores)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("jobs", "cores", "expected"),
+    [
+        ([job(memory=100), job(memory=200), job(memory=400)], 1, 400),
+        ([job(memory=100), job(memory=200), job(memory=400)], 2, 600),  # the third after the first
+        ([job(memory=100), job(memory=200), job(memory=400)], 3, 700),
+        ([job(memory=300), job(memory=200, waits=(0,))], 8, 300),
+        ([job(memory=300, to_run=False), job(memory=200)], 8, 200),
+        ([], 1, 0),
+    ],
+)
+def test_how_much_jobs_ask_for_at_once(jobs: list[Planned], cores: int, expected: int) -> None:
+    assert run_through(jobs, [x.need.seconds for x in jobs], cores)[1] == expected
 
 
 def test_times_are_those_of_past_runs_scaled_by_size() -> None:
@@ -138,6 +153,14 @@ def test_it_warns_of_a_disk_that_is_too_small() -> None:
 def test_it_warns_of_a_memory_that_is_too_small() -> None:
     text = describe_plan([job(), job("large", memory=70_000)], ROOMY)
     assert "WARNING: large needs more memory than this machine has." in text
+
+
+def test_it_warns_of_a_memory_that_is_too_small_for_all_at_once() -> None:
+    jobs = [job(memory=40_000), job(memory=40_000)]
+    text = describe_plan(jobs, ROOMY)
+    assert "those that run at once for up to 80.0 GB" in text
+    assert "With --resources mem_mb=64000 no more are started than fit." in text
+    assert "WARNING" not in describe_plan(jobs, replace(ROOMY, cores=1))
 
 
 def test_nothing_to_be_done() -> None:

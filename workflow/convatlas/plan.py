@@ -104,11 +104,11 @@ def seconds_of(job: Planned, speed: Mapping[str, float]) -> float:
     return _wall(job) * speed.get(job.rule, speed.get("", 1.0))
 
 
-def makespan(jobs: Sequence[Planned], seconds: Sequence[float], cores: int) -> float:
-    """Return how long the jobs take that are still to run, on so many cores.
+def run_through(jobs: Sequence[Planned], seconds: Sequence[float], cores: int) -> tuple[float, int]:
+    """Return how long the jobs take that are still to run, and the most MB they ask for at once.
 
-    Each begins when what it waits for is done and its cores are free, of several that could
-    the first in the list: as Snakemake's greedy scheduler does, roughly.
+    Of so many cores. Each begins when what it waits for is done and its cores are free, of
+    several that could the first in the list: as Snakemake's greedy scheduler does, roughly.
     """
     left = {i: {j for j in job.waits if jobs[j].to_run} for i, job in enumerate(jobs) if job.to_run}
     after: dict[int, list[int]] = {i: [] for i in left}
@@ -119,6 +119,7 @@ def makespan(jobs: Sequence[Planned], seconds: Sequence[float], cores: int) -> f
     heapq.heapify(ready)
     running: list[tuple[float, int]] = []
     now, free = 0.0, cores
+    memory = most = 0
     while ready or running:
         passed = []
         while ready:
@@ -128,16 +129,19 @@ def makespan(jobs: Sequence[Planned], seconds: Sequence[float], cores: int) -> f
                 passed.append(i)
                 continue
             free -= needed
+            memory += jobs[i].memory
             heapq.heappush(running, (now + seconds[i], i))
+        most = max(most, memory)
         ready = passed
         heapq.heapify(ready)
         now, done = heapq.heappop(running)
         free += min(jobs[done].cores, cores)
+        memory -= jobs[done].memory
         for i in after[done]:
             left[i].discard(done)
             if not left[i]:
                 heapq.heappush(ready, i)
-    return now
+    return now, most
 
 
 def describe_plan(jobs: Sequence[Planned], machine: Machine, notes: Sequence[str] = ()) -> str:
@@ -162,13 +166,14 @@ def describe_plan(jobs: Sequence[Planned], machine: Machine, notes: Sequence[str
     todo = [jobs[i] for i in waiting]
     largest = max(todo, key=lambda job: job.memory)
     written = sum(job.need.stored for job in todo)
-    took = makespan(jobs, seconds, machine.cores)
+    took, most = run_through(jobs, seconds, machine.cores)
     cores = f"{machine.cores} core{'' if machine.cores == 1 else 's'}"
     lines += [
         f"To run: {len(todo):,} of {len(jobs):,} jobs, about {_time(took)} on {cores}. "
         + _source(todo, speed),
         f"To write: about {_bytes(written)}; {_bytes(machine.free)} are free.",
         f"The largest job, {largest.rule}, asks for {_bytes(largest.memory * MB)} of memory; "
+        f"those that run at once for up to {_bytes(most * MB)}; "
         f"this machine has {_bytes(machine.memory)}.",
         *(f"Note: {note}." for note in notes),
     ]
@@ -181,6 +186,11 @@ def describe_plan(jobs: Sequence[Planned], machine: Machine, notes: Sequence[str
         lines.append(
             f"WARNING: {largest.rule} needs more memory than this machine has. Set a smaller "
             "batch_size, choose fewer layers, or run it on a larger machine."
+        )
+    elif most * MB > machine.memory:
+        lines.append(
+            "WARNING: the jobs that run at once may need more memory than this machine has. With "
+            f"--resources mem_mb={machine.memory / MB:.0f} no more are started than fit."
         )
     return "\n".join(lines)
 
