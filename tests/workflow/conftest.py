@@ -100,6 +100,7 @@ def write_net(folder: Path) -> None:
     torch.save(nested, folder / "tiny.pth")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give all of this folder to one of pytest's processes: they share the atlas."""
     here = Path(__file__).parent
