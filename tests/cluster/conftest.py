@@ -119,15 +119,6 @@ def end_of(process: subprocess.Popen[str]) -> Ended:
     return Ended(process.returncode, text)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all of this folder to one of pytest's processes: they share the cluster."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group(here.name))
-
-
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
     """A Slurm that takes jobs, for all tests."""

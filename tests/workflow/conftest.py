@@ -100,15 +100,6 @@ def write_net(folder: Path) -> None:
     torch.save(nested, folder / "tiny.pth")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all of this folder to one of pytest's processes: they share the atlas."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group(here.name))
-
-
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A working directory with pictures, a network and a config, in which nothing was run."""
