@@ -264,7 +264,7 @@ def test_classes_beyond_the_palette_share_a_grey(tmp_path):
     assert (0xB0, 0xB0, 0xB0) in found
     assert rgb(style.COLOURS[7]) not in found
     plot_occlusion(**sweep(tmp_path, probability[:2, :, :8] + 1e-3, label=0, shape=(8, 16)))
-    assert {rgb(colour) for colour in style.COLOURS} <= colours_of(job["output"])
+    assert {rgb(colour) for colour in style.COLOURS[:8]} <= colours_of(job["output"])
 
 
 def test_the_occluder_is_drawn_where_it_hurts_most(tmp_path):

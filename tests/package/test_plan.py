@@ -163,6 +163,16 @@ def test_it_warns_of_a_memory_that_is_too_small_for_all_at_once() -> None:
     assert "WARNING" not in describe_plan(jobs, replace(ROOMY, cores=1))
 
 
+def test_a_limit_of_memory_is_kept() -> None:
+    jobs = [job(memory=40_000), job(memory=40_000), job(memory=20_000), job(memory=90_000)]
+    seconds = [x.need.seconds for x in jobs]
+    assert run_through(jobs, seconds, 8, limit=64_000) == (30, 64_000)
+    assert run_through(jobs[:3], seconds[:3], 8, limit=64_000) == (20, 60_000)
+    text = describe_plan(jobs[:2], replace(ROOMY, limit=64_000))
+    assert "about 20 s" in text
+    assert "WARNING" not in text
+
+
 def test_nothing_to_be_done() -> None:
     text = describe_plan([job(to_run=False, took=3)], replace(ROOMY, free=0, memory=0))
     assert text.endswith("Nothing to be done: all is up to date.")

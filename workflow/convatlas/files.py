@@ -189,6 +189,15 @@ def check_writable(folder: AnyPath) -> None:
         ) from error
 
 
+def check_room(path: AnyPath, size: int) -> None:
+    """Raise the system's error for a full disk if `size` more bytes aren't free beside a file.
+
+    Before HDF5 finds out: after a write that failed it can't close its file, and crashes.
+    """
+    if shutil.disk_usage(Path(path).parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+
+
 def keep_inside(folder: AnyPath, home: AnyPath) -> None:
     """Make `folder` a link to the folder `home`, where what is in it moves.
 

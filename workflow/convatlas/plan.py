@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,19 +59,31 @@ class Planned:
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is here: cores to be used, free bytes on the disk, bytes of memory."""
+    """What there is here.
+
+    Attributes
+    ----------
+    cores : to be used.
+    free : bytes of the disk.
+    memory : bytes.
+    limit : MB that jobs may ask for at once, as ``--resources mem_mb=`` says.
+    """
 
     cores: int
     free: float
     memory: float
+    limit: float = math.inf
 
     @classmethod
-    def here(cls, cores: int, folder: str | os.PathLike[str]) -> Machine:
+    def here(
+        cls, cores: int, folder: str | os.PathLike[str], limit: float | None = None
+    ) -> Machine:
         """Return this machine; the disk is that of a folder, which needn't be there yet."""
         there = next(
             p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.exists()
         )
-        return cls(cores, shutil.disk_usage(there).free, psutil.virtual_memory().total)
+        free, memory = shutil.disk_usage(there).free, psutil.virtual_memory().total
+        return cls(cores, free, memory, math.inf if limit is None else limit)
 
 
 def read_seconds(path: str | os.PathLike[str]) -> float | None:
@@ -104,11 +117,14 @@ def seconds_of(job: Planned, speed: Mapping[str, float]) -> float:
     return _wall(job) * speed.get(job.rule, speed.get("", 1.0))
 
 
-def run_through(jobs: Sequence[Planned], seconds: Sequence[float], cores: int) -> tuple[float, int]:
+def run_through(
+    jobs: Sequence[Planned], seconds: Sequence[float], cores: int, limit: float = math.inf
+) -> tuple[float, float]:
     """Return how long the jobs take that are still to run, and the most MB they ask for at once.
 
-    Of so many cores. Each begins when what it waits for is done and its cores are free, of
-    several that could the first in the list: as Snakemake's greedy scheduler does, roughly.
+    Each begins when what it waits for is done and its cores and memory are free, of several
+    that could the first in the list: as Snakemake's greedy scheduler does, roughly. What
+    asks for more than there is gets all.
     """
     left = {i: {j for j in job.waits if jobs[j].to_run} for i, job in enumerate(jobs) if job.to_run}
     after: dict[int, list[int]] = {i: [] for i in left}
@@ -119,24 +135,24 @@ def run_through(jobs: Sequence[Planned], seconds: Sequence[float], cores: int) -
     heapq.heapify(ready)
     running: list[tuple[float, int]] = []
     now, free = 0.0, cores
-    memory = most = 0
+    memory = most = 0.0
     while ready or running:
         passed = []
         while ready:
             i = heapq.heappop(ready)
-            needed = min(jobs[i].cores, cores)
-            if needed > free:
+            needed, more = min(jobs[i].cores, cores), min(jobs[i].memory, limit)
+            if needed > free or memory + more > limit:
                 passed.append(i)
                 continue
             free -= needed
-            memory += jobs[i].memory
+            memory += more
             heapq.heappush(running, (now + seconds[i], i))
         most = max(most, memory)
         ready = passed
         heapq.heapify(ready)
         now, done = heapq.heappop(running)
         free += min(jobs[done].cores, cores)
-        memory -= jobs[done].memory
+        memory -= min(jobs[done].memory, limit)
         for i in after[done]:
             left[i].discard(done)
             if not left[i]:
@@ -166,7 +182,7 @@ def describe_plan(jobs: Sequence[Planned], machine: Machine, notes: Sequence[str
     todo = [jobs[i] for i in waiting]
     largest = max(todo, key=lambda job: job.memory)
     written = sum(job.need.stored for job in todo)
-    took, most = run_through(jobs, seconds, machine.cores)
+    took, most = run_through(jobs, seconds, machine.cores, machine.limit)
     cores = f"{machine.cores} core{'' if machine.cores == 1 else 's'}"
     lines += [
         f"To run: {len(todo):,} of {len(jobs):,} jobs, about {_time(took)} on {cores}. "
@@ -180,7 +196,7 @@ def describe_plan(jobs: Sequence[Planned], machine: Machine, notes: Sequence[str
     if written > machine.free:
         lines.append(
             f"WARNING: the disk can't hold it: about {_bytes(written - machine.free)} are missing. "
-            "Make room, or work in a folder on a larger disk (--directory)."
+            "Make room, or store less: fewer layers (`extract`), or fewer images."
         )
     if largest.memory * MB > machine.memory:
         lines.append(

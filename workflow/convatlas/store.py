@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from convatlas import __version__
 from convatlas.digest import file_digest
 from convatlas.errors import DamagedFile, StoreError
-from convatlas.files import files_in, replacing
+from convatlas.files import check_room, files_in, replacing
 
 Array = NDArray[Any]
 A = TypeVar("A")
@@ -756,6 +756,7 @@ class ImageWriter(_Writer):
 
     _BLOCK = 256
     _CHUNK = 1 << 14  # bytes
+    _HELD = 1 << 22  # bytes at most that HDF5 holds back of what it was given before
 
     def __init__(self, path: str | os.PathLike[str], recipe: Recipe, size: tuple[int, int]) -> None:
         self._creating = creating(path, recipe)
@@ -802,6 +803,9 @@ class ImageWriter(_Writer):
         if not self._rows:
             return
         count = len(self._rows)
+        each = self._rows[0]["image"].nbytes
+        held = min(self._HELD, (self.count + count) * each)
+        check_room(self._file.filename, count * each + held)
         for key in sorted(self._rows[0]):
             block = np.stack([np.asarray(row[key]) for row in self._rows])
             if block.dtype.kind in "UO":

@@ -194,8 +194,15 @@ def analysis(name, key):
 
 
 def for_studies(function):
-    """Return an input function that joins what a function of a study's name gives for all."""
-    return lambda wildcards: [path for name in STUDIES for path in function(name)]
+    """Return for each study an input function that gives what a function of its name does.
+
+    One for all would wait for the layers of one model after the other.
+    """
+
+    def of_study(name):
+        return lambda wildcards: function(name)
+
+    return [of_study(name) for name in STUDIES]
 
 
 def model_of(name):

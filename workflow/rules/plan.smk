@@ -22,6 +22,7 @@ rule plan:
             configfiles=[str(path) for path in workflow.config_settings.configfiles],
             config=dict(workflow.config_settings.config),
             cores=lambda wildcards: workflow.cores,
+            memory=lambda wildcards: workflow.global_resources.get("mem_mb").value,
         ),
     script:
         "../scripts/plan.py"

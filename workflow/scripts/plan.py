@@ -26,5 +26,5 @@ with Job.of(snakemake), SnakemakeApi(quiet) as api:
     run._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True, nolock=True)
     run._build_dag()
     jobs, notes = run.globals["planned_jobs"](run.dag), run.globals["guesses"]()
-    here = Machine.here(params.cores, Path(snakemake.input.layers[0]).parents[2])
+    here = Machine.here(params.cores, Path(snakemake.input.layers[0]).parents[2], params.memory)
     print(describe_plan(jobs, here, notes))

@@ -54,7 +54,7 @@ INK = "#1a1a1a"
 SOFT = "#666666"
 RULE = "#bdbdbd"
 NOTHING = "#ececec"  # where there is no image
-COLOURS = (  # Okabe & Ito, the yellow last: it is faint on white
+COLOURS = (  # Okabe & Ito, before their yellow, which is faint on white, two of Tol's muted ones
     "#0072b2",
     "#d55e00",
     "#009e73",
@@ -62,6 +62,8 @@ COLOURS = (  # Okabe & Ito, the yellow last: it is faint on white
     "#56b4e9",
     "#cc79a7",
     "#000000",
+    "#882255",
+    "#999933",
     "#f0e442",
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
