@@ -226,6 +226,22 @@ def test_maps(tmp_path: Path) -> None:
             assert opened["map"].dims == ("unit", "row", "column")
 
 
+def test_images_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told before HDF5 writes, which would crash; nothing is left."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2 * 256 * 48 - 1))
+
+    def write_images(count: int) -> None:
+        with ImageWriter(tmp_path / "i.h5", RECIPE, (4, 4)) as writer:
+            for number in range(count):
+                writer.append(np.zeros((4, 4, 3), np.uint8), 0, str(number))
+
+    with pytest.raises(OSError, match="No space left"):
+        write_images(300)
+    assert list(tmp_path.iterdir()) == []
+    write_images(200)
+
+
 def test_images(tmp_path: Path) -> None:
     count = 600  # more than two blocks
     pixels = one(count, 4, 5, 3)
