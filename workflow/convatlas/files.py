@@ -192,10 +192,11 @@ def check_writable(folder: AnyPath) -> None:
 def check_room(path: AnyPath, size: int) -> None:
     """Raise the system's error for a full disk if `size` more bytes aren't free beside a file.
 
-    Before HDF5 finds out: after a write that failed it can't close its file, and crashes.
+    Before HDF5 finds out: after a write that failed it can't close its file, and crashes. The
+    error names no file, as this one has a place of its own until it is whole.
     """
     if shutil.disk_usage(Path(path).parent).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def keep_inside(folder: AnyPath, home: AnyPath) -> None:
